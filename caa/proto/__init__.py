@@ -1,0 +1,1 @@
+"""Messages generated from `proto/` by `make proto`. Not to be edited."""
