@@ -1,0 +1,536 @@
+"""Settings: one frozen object, made once from flags and environment.
+
+Each option is declared in one place, the field that holds it: flag, environment names, default, parser
+and help. The command line (`caa/cli.py`) and the messages below are made from these declarations.
+Rules (contracts/config.md): a flag beats its environment variable, that beats the default; an empty
+variable counts as unset; every problem is reported, together.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, cast
+
+from caa.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a setting is given."""
+
+    flag: str
+    env: tuple[str, ...]
+    default: str
+    parse: Callable[[str], Any]
+    """From text to value. Raises ValueError saying what is allowed."""
+    help: str
+    group: str
+    required: bool = False
+    secret: bool = False
+
+    @property
+    def given_as(self) -> str:
+        return " or ".join((f"--{self.flag}", *self.env))
+
+
+def _boolean(text: str) -> bool:
+    match text.lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+    raise ValueError("allowed: true, 1, false, 0")
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if re.fullmatch(r"-?\d{1,10}", text) and low <= int(text) <= high:
+            return int(text)
+        raise ValueError(f"allowed: a whole number from {low} to {high}")
+
+    return parse
+
+
+_DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration (time.ParseDuration), such as 300s, 5m or 1h30m; it must be above zero."""
+    if re.fullmatch(f"(?:{_DURATION_PART.pattern})+", text):
+        seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+        if seconds > 0:
+            return seconds
+    raise ValueError("allowed: a duration above zero with its unit, such as 300s, 5m or 1h30m")
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _pairs(text: str) -> Mapping[str, str]:
+    pairs: dict[str, str] = {}
+    for item in _list(text):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ValueError("allowed: key=value pairs with commas between them, such as team=ml,env=prod")
+        pairs[key.strip()] = value.strip()
+    return MappingProxyType(pairs)
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in allowed:
+            return text
+        raise ValueError(f"allowed: {', '.join(allowed)}")
+
+    return parse
+
+
+def _cidrs(text: str) -> tuple[str, ...]:
+    import ipaddress  # noqa: PLC0415  a tenth of the command's start-up time, for an option that is rarely set
+
+    networks = []
+    for item in _list(text):
+        try:
+            networks.append(str(ipaddress.IPv4Network(item)))
+        except ValueError as error:
+            raise ValueError(f"allowed: IPv4 networks with commas between them; {error}") from None
+    return tuple(networks)
+
+
+TlsVersion = Literal["", "VersionTLS12", "VersionTLS13"]
+"""As the forwarder's config spells it; "": the default, which is TLS 1.2."""
+
+
+def _tls_version(text: str) -> TlsVersion:
+    match text:
+        case "VersionTLS12" | "1.2":
+            return "VersionTLS12"
+        case "VersionTLS13" | "1.3":
+            return "VersionTLS13"
+    raise ValueError("allowed: VersionTLS12 (or 1.2), VersionTLS13 (or 1.3)")
+
+
+def _podvm_version(text: str) -> str:
+    if text == "auto" or re.fullmatch(r"\d+\.\d+(\.\d+)?", text):
+        return text
+    raise ValueError("allowed: auto, or an image's version such as 0.13 or 0.15")
+
+
+def _absolute_path(text: str) -> Path:
+    if text.startswith("/"):
+        return Path(text)
+    raise ValueError("allowed: an absolute path")
+
+
+def _optional_path(text: str) -> Path | None:
+    return _absolute_path(text) if text else None
+
+
+def _option(
+    flag: str,
+    env: str | tuple[str, ...] = (),
+    default: str = "",
+    parse: Callable[[str], T] = str,  # type: ignore[assignment]  # T is str when no parser is given
+    *,
+    help: str,  # noqa: A002  named as the thing it is
+    group: str,
+    required: bool = False,
+    secret: bool = False,
+) -> T:
+    envs = (env,) if isinstance(env, str) else env
+    declared = Option(flag, envs, default, parse, help, group, required, secret)
+    return cast(T, dataclasses.field(metadata={"option": declared}, repr=not secret))
+
+
+_CLOUD = "Alibaba Cloud"
+_CREDENTIALS = "Credentials"
+_SOCKETS = "Sockets and folders"
+_AGENT = "Connection to the pod VM"
+_NETWORK = "Pod network"
+_POD_VM = "Pod VMs"
+_LOGGING = "Logging"
+
+GROUPS = (_CLOUD, _CREDENTIALS, _POD_VM, _NETWORK, _AGENT, _SOCKETS, _LOGGING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlibabaCloudSettings:
+    """What `providers/alibabacloud` needs. Field types are those after parsing; "" and () mean not set."""
+
+    region: str = _option("region", "REGION", "cn-beijing", help="Region of the instances.", group=_CLOUD)
+    image_id: str = _option(
+        "imageid", "IMAGEID", help="ECS image of the pod VMs, such as m-2ze….", group=_CLOUD, required=True
+    )
+    instance_type: str = _option(
+        "instance-type",
+        ("PODVM_INSTANCE_TYPE", "INSTANCE_TYPE"),
+        "ecs.g8i.xlarge",
+        help="Instance type, where neither pod nor --instance-types chooses.",
+        group=_CLOUD,
+    )
+    instance_types: tuple[str, ...] = _option(
+        "instance-types",
+        "PODVM_INSTANCE_TYPES",
+        parse=_list,
+        help="Types that a pod may get, comma separated; the smallest that fits its demands is taken.",
+        group=_CLOUD,
+    )
+    vswitch_ids: tuple[str, ...] = _option(
+        "vswitch-id",
+        "VSWITCH_ID",
+        parse=_list,
+        help="vSwitch of the instances; a comma separated list is tried in order.",
+        group=_CLOUD,
+        required=True,
+    )
+    security_group_ids: tuple[str, ...] = _option(
+        "security-group-ids",
+        "SECURITY_GROUP_IDS",
+        parse=_list,
+        help="Security groups of the instances, comma separated. They must let TCP 15150 and UDP 4789 in"
+        " from the workers.",
+        group=_CLOUD,
+        required=True,
+    )
+    key_name: str = _option("keyname", "KEYNAME", help="SSH key pair for the instances.", group=_CLOUD)
+    use_public_ip: bool = _option(
+        "use-public-ip",
+        "USE_PUBLIC_IP",
+        "false",
+        _boolean,
+        help="Give each instance a public address and reach it by that.",
+        group=_CLOUD,
+    )
+    system_disk_size: int = _option(
+        "system-disk-size",
+        "SYSTEM_DISK_SIZE",
+        "40",
+        _whole(0, 2048),
+        help="System disk in GiB; 0: the image's own size.",
+        group=_CLOUD,
+    )
+    disable_cvm: bool = _option(
+        "disable-cvm",
+        "DISABLECVM",
+        "false",
+        _boolean,
+        help="Make ordinary instances, without Intel TDX.",
+        group=_CLOUD,
+    )
+    vpc_id: str = _option("vpc-id", help="VPC; looked up from the vSwitch if not given.", group=_CLOUD)
+    tags: Mapping[str, str] = _option(
+        "tags", "TAGS", parse=_pairs, help="Tags for the instances: k=v,k=v.", group=_CLOUD
+    )
+    cloud_config_verify: bool = _option(
+        "cloud-config-verify",
+        "CLOUD_CONFIG_VERIFY",
+        "false",
+        _boolean,
+        help="Ask the cloud about every setting at startup, and stop if one is wrong.",
+        group=_CLOUD,
+    )
+    ecs_endpoint: str = _option(
+        "ecs-endpoint", "ALIBABACLOUD_ECS_ENDPOINT", help="ECS endpoint; default: the region's.", group=_CLOUD
+    )
+    vpc_endpoint: str = _option(
+        "vpc-endpoint", "ALIBABACLOUD_VPC_ENDPOINT", help="VPC endpoint; default: the region's.", group=_CLOUD
+    )
+    sts_endpoint: str = _option(
+        "sts-endpoint", "ALIBABACLOUD_STS_ENDPOINT", help="STS endpoint; default: the region's.", group=_CLOUD
+    )
+    ca_file: str = _option(
+        "ca-file",
+        "ALIBABACLOUD_CA_FILE",
+        help="PEM file of the CA that the endpoints' certificates are checked with.",
+        group=_CLOUD,
+    )
+    access_key_id: str = _option(
+        "alibabacloud-access-key-id",
+        "ALIBABACLOUD_ACCESS_KEY_ID",
+        help="Access key; without one, the service account's role (RRSA) is used.",
+        group=_CREDENTIALS,
+    )
+    access_key_secret: str = _option(
+        "alibabacloud-secret-access-key",
+        "ALIBABACLOUD_ACCESS_KEY_SECRET",
+        help="Secret of the access key. Give it by environment: a flag shows in the process list.",
+        group=_CREDENTIALS,
+        secret=True,
+    )
+    security_token: str = _option(
+        "alibabacloud-security-token",
+        "ALIBABACLOUD_SECURITY_TOKEN",
+        help="Session token of a temporary access key.",
+        group=_CREDENTIALS,
+        secret=True,
+    )
+    role_arn: str = _option(
+        "role-arn", "ALIBABA_CLOUD_ROLE_ARN", help="RRSA: ARN of the RAM role.", group=_CREDENTIALS
+    )
+    oidc_provider_arn: str = _option(
+        "oidc-provider-arn",
+        "ALIBABA_CLOUD_OIDC_PROVIDER_ARN",
+        help="RRSA: ARN of the cluster's OIDC provider.",
+        group=_CREDENTIALS,
+    )
+    oidc_token_file: str = _option(
+        "oidc-token-file",
+        "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
+        help="RRSA: file of the service account's token.",
+        group=_CREDENTIALS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that a daemon is told. Times are in seconds, sizes in bytes unless a name says otherwise."""
+
+    alibabacloud: AlibabaCloudSettings
+
+    socket: Path = _option(
+        "socket",
+        "REMOTE_HYPERVISOR_ENDPOINT",
+        "/run/peerpod/hypervisor.sock",
+        _absolute_path,
+        help="Where the Kata shim calls (ttRPC).",
+        group=_SOCKETS,
+    )
+    grpc_socket: Path | None = _option(
+        "grpc-socket",
+        "HYPERVISOR_GRPC_ENDPOINT",
+        "/run/peerpod/hypervisor-grpc.sock",
+        _optional_path,
+        help='The same service over gRPC, for tools; "" turns it off.',
+        group=_SOCKETS,
+    )
+    pods_dir: Path = _option(
+        "pods-dir",
+        "PODS_DIR",
+        "/run/peerpod/pods",
+        _absolute_path,
+        help="Folder of the pods' agent sockets.",
+        group=_SOCKETS,
+    )
+    state_dir: Path = _option(
+        "state-dir",
+        "CAA_STATE_DIR",
+        "/var/lib/caa",
+        _absolute_path,
+        help="Folder of the journal and the TLS keys; must outlive the daemon.",
+        group=_SOCKETS,
+    )
+    pause_image: str = _option(
+        "pause-image", "PAUSE_IMAGE", help="Accepted for older manifests; not used.", group=_POD_VM
+    )
+    initdata: str = _option(
+        "initdata",
+        "INITDATA",
+        help="Initdata for pods that bring none: gzip, then base64.",
+        group=_POD_VM,
+    )
+    peerpods_limit_per_node: int = _option(
+        "peerpods-limit-per-node",
+        "PEERPODS_LIMIT_PER_NODE",
+        "10",
+        _whole(-1, 10000),
+        help="Capacity of pod VMs that this node advertises; -1: none.",
+        group=_POD_VM,
+    )
+    enable_scratch_space: bool = _option(
+        "enable-scratch-space",
+        "ENABLE_SCRATCH_SPACE",
+        "false",
+        _boolean,
+        help="Have the pod VM set up encrypted scratch space.",
+        group=_POD_VM,
+    )
+    podvm_version: str = _option(
+        "podvm-version",
+        "PODVM_VERSION",
+        "auto",
+        _podvm_version,
+        help="Version of the pod VM image, which decides the name of its config file; auto: both names.",
+        group=_POD_VM,
+    )
+    forwarder_port: int = _option(
+        "forwarder-port",
+        "FORWARDER_PORT",
+        "15150",
+        _whole(1, 65535),
+        help="TCP port of the agent protocol forwarder in the pod VM.",
+        group=_AGENT,
+    )
+    proxy_timeout: float = _option(
+        "proxy-timeout",
+        "PROXY_TIMEOUT",
+        "5m",
+        parse_duration,
+        help="How long to try to reach the forwarder: 300s, 5m, 1h30m.",
+        group=_AGENT,
+    )
+    ca_cert_file: str = _option(
+        "ca-cert-file", "CACERT_FILE", help="CA that signed the forwarders' certificates.", group=_AGENT
+    )
+    cert_file: str = _option("cert-file", "CERT_FILE", help="The daemon's client certificate.", group=_AGENT)
+    cert_key: str = _option(
+        "cert-key", "CERT_KEY", help="File of the client certificate's key.", group=_AGENT
+    )
+    tls_skip_verify: bool = _option(
+        "tls-skip-verify",
+        "TLS_SKIP_VERIFY",
+        "false",
+        _boolean,
+        help="Do not check the forwarder's certificate. For tests.",
+        group=_AGENT,
+    )
+    tls_min_version: TlsVersion = _option(
+        "tls-min-version",
+        "TLS_MIN_VERSION",
+        parse=_tls_version,
+        help="VersionTLS12 or VersionTLS13.",
+        group=_AGENT,
+    )
+    tls_cipher_suites: tuple[str, ...] = _option(
+        "tls-cipher-suites",
+        "TLS_CIPHER_SUITES",
+        parse=_list,
+        help="IANA names of cipher suites, comma separated; TLS 1.2 only.",
+        group=_AGENT,
+    )
+    disable_tls: bool = _option(
+        "disable-tls",
+        (),
+        "false",
+        _boolean,
+        help="Talk to the forwarder in the clear. For tests.",
+        group=_AGENT,
+    )
+    tunnel_type: str = _option(
+        "tunnel-type", "TUNNEL_TYPE", "vxlan", _choice("vxlan"), help="Kind of tunnel.", group=_NETWORK
+    )
+    vxlan_port: int = _option(
+        "vxlan-port", "VXLAN_PORT", "4789", _whole(1, 65535), help="UDP port of the tunnel.", group=_NETWORK
+    )
+    vxlan_min_id: int = _option(
+        "vxlan-min-id",
+        (),
+        "555000",
+        _whole(0, 2**24 - 1),
+        help="First VNI; a pod gets this plus its slot.",
+        group=_NETWORK,
+    )
+    host_interface: str = _option(
+        "host-interface",
+        (),
+        help="Interface that carries the tunnels; default: the primary.",
+        group=_NETWORK,
+    )
+    ext_network_via_podvm: bool = _option(
+        "ext-network-via-podvm",
+        "EXTERNAL_NETWORK_VIA_PODVM",
+        "false",
+        _boolean,
+        help="Pods reach the outside by a second interface of their VM.",
+        group=_NETWORK,
+    )
+    pod_subnet_cidrs: tuple[str, ...] = _option(
+        "pod-subnet-cidrs",
+        "POD_SUBNET_CIDRS",
+        parse=_cidrs,
+        help="Networks to route through the pod's gateway, comma separated.",
+        group=_NETWORK,
+    )
+    log_level: str = _option(
+        "log-level",
+        "LOG_LEVEL",
+        "info",
+        _choice("debug", "info", "warning", "error"),
+        help="debug, info, warning or error.",
+        group=_LOGGING,
+    )
+    log_format: str = _option(
+        "log-format",
+        "LOG_FORMAT",
+        parse=_choice("console", "json"),
+        help="console or json; default: console on a terminal and json otherwise.",
+        group=_LOGGING,
+    )
+
+
+def options() -> Iterator[Option]:
+    """Every option, in the order of declaration."""
+    for declaring in (AlibabaCloudSettings, Settings):
+        for field in dataclasses.fields(declaring):
+            if "option" in field.metadata:
+                yield field.metadata["option"]
+
+
+def _values(
+    declaring: type, flags: Mapping[str, str], environ: Mapping[str, str], problems: list[str]
+) -> dict[str, Any]:
+    values = {}
+    for field in dataclasses.fields(declaring):
+        option: Option | None = field.metadata.get("option")
+        if option is None:
+            continue
+        source, text = f"--{option.flag}", flags.get(option.flag)
+        if text is None:
+            source, text = next(
+                ((name, environ[name]) for name in option.env if environ.get(name)),
+                ("default", option.default),
+            )
+        if not text and option.required:
+            problems.append(f"{option.given_as} is required: {option.help}")
+            continue
+        try:
+            # An empty text means "not set" for every option, whatever its parser would say to it.
+            values[field.name] = (
+                option.parse(text) if text or option.default or option.parse in _TAKES_EMPTY else ""
+            )
+        except ValueError as error:
+            shown = "(hidden)" if option.secret else repr(text)
+            problems.append(f"{source}={shown} is not valid; {error}")
+    return values
+
+
+_TAKES_EMPTY = (_list, _pairs, _cidrs, _optional_path)
+
+
+def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+    """Make the settings from `flags` (by flag name, without dashes) and the environment.
+
+    Raises ConfigError that lists every problem, one a line.
+    """
+    problems: list[str] = []
+    cloud = _values(AlibabaCloudSettings, flags, environ, problems)
+    daemon = _values(Settings, flags, environ, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    settings = Settings(alibabacloud=AlibabaCloudSettings(**cloud), **daemon)
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    problems = []
+    if settings.tls_cipher_suites and settings.tls_min_version == "VersionTLS13":
+        problems.append(
+            "--tls-cipher-suites (TLS_CIPHER_SUITES) is for TLS 1.2 only and can't go with"
+            " --tls-min-version (TLS_MIN_VERSION) VersionTLS13: leave one of them out"
+        )
+    if bool(settings.cert_file) != bool(settings.cert_key):
+        problems.append("--cert-file (CERT_FILE) and --cert-key (CERT_KEY) go together: give both or neither")
+    if settings.ca_cert_file and not settings.cert_file:
+        problems.append(
+            "--ca-cert-file (CACERT_FILE) needs --cert-file (CERT_FILE) and --cert-key (CERT_KEY): forwarders"
+            " with given certificates ask for a given client certificate"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
