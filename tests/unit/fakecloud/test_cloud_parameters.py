@@ -1,0 +1,45 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caa.fakecloud.errors import ApiError
+from caa.fakecloud.parameters import Parameters
+from caa.fakecloud.policy import PUBLISHED, Policy
+
+
+@given(st.lists(st.text(min_size=1), max_size=30))
+def test_a_list_keeps_its_order(items: list[str]) -> None:
+    values = {f"Ids.{n}": item for n, item in enumerate(items, 1)}
+    assert Parameters(dict(sorted(values.items()))).texts("Ids") == items
+
+
+def test_objects() -> None:
+    values = {"Tag.10.Key": "j", "Tag.2.Key": "b", "Tag.2.Value": "v", "TagX.1.Key": "x", "Tag.0.Key": "no"}
+    assert list(Parameters(values).objects("Tag")) == [{"Key": "b", "Value": "v"}, {"Key": "j"}]
+
+
+def test_an_absurd_index_is_refused() -> None:
+    with pytest.raises(ApiError, match="InvalidParameter"):
+        Parameters({"Ids.9999": "x"}).texts("Ids")
+
+
+def test_booleans_and_numbers() -> None:
+    parameters = Parameters({"Yes": "true", "Odd": "maybe", "Empty": ""})
+    assert parameters.boolean("Yes")
+    assert not parameters.boolean("Empty")
+    assert parameters.integer("Empty", 7, low=0, high=9) == 7
+    with pytest.raises(ApiError):
+        parameters.boolean("Odd")
+    with pytest.raises(ApiError):
+        parameters.integer("Odd", 7, low=0, high=9)
+
+
+def test_the_published_policy() -> None:
+    policy = Policy()
+    for action in PUBLISHED:
+        policy.authorize(action)
+    with pytest.raises(ApiError) as refusal:
+        policy.authorize("ecs:DescribeInstances")
+    assert (refusal.value.status, refusal.value.code) == (403, "Forbidden.RAM")
+    assert refusal.value.details["AccessDeniedDetail"]["AuthAction"] == "ecs:DescribeInstances"
+    Policy(None).authorize("ecs:DescribeInstances")
