@@ -1,0 +1,83 @@
+"""Choosing an instance type (contracts/alibabacloud.md). Pure: the sizes are handed in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from caa.errors import InvalidArgumentError
+
+# What a Kata shim asks for on behalf of a pod that asks for nothing.
+_SHIM_VCPUS, _SHIM_MEMORY_MIB = 1, 2048
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """What an instance type has. Fields stand in the order in which "smaller" is decided."""
+
+    gpus: int
+    memory_mib: int
+    vcpus: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a type must have at least; 0: no demand."""
+
+    vcpus: int = 0
+    memory_mib: int = 0
+    gpus: int = 0
+
+    def met_by(self, size: Size) -> bool:
+        """Whether `size` is enough. Types with GPUs cost many times more: they are for demands for GPUs."""
+        return (
+            size.vcpus >= self.vcpus
+            and size.memory_mib >= self.memory_mib
+            and (size.gpus >= self.gpus if self.gpus else size.gpus == 0)
+        )
+
+    @property
+    def is_least(self) -> bool:
+        """Whether a pod that names no size may have made it."""
+        return not self.gpus and self.vcpus <= _SHIM_VCPUS and self.memory_mib <= _SHIM_MEMORY_MIB
+
+    def __str__(self) -> str:
+        asked = ((self.gpus, "GPUs"), (self.vcpus, "vCPUs"), (self.memory_mib, "MiB of memory"))
+        return ", ".join(f"{number} {unit}" for number, unit in asked if number) or "nothing"
+
+
+def choose(
+    candidates: Sequence[str], sizes: Mapping[str, Size], demand: Demand, *, default: str, named: str = ""
+) -> str:
+    """The type for a pod: `named` if it names one, else the smallest candidate that meets `demand`.
+
+    `default` (one of `candidates`) is for pods without a demand, and for the shim's own least demand where no
+    candidate meets it: that must not make a pod fail. A candidate without a known size comes last, but is
+    preferred to failing.
+
+    Raises InvalidArgumentError for a named type that is not a candidate, and for a demand that none meets.
+    """
+    if named:
+        if named in candidates:
+            return named
+        raise InvalidArgumentError(
+            f"the pod asks for instance type {named}, which is not one of {', '.join(candidates)}:"
+            " add it to PODVM_INSTANCE_TYPES or change the pod's annotation"
+        )
+    if demand == Demand():
+        return default
+    fitting = [name for name in candidates if name in sizes and demand.met_by(sizes[name])]
+    if fitting:
+        return min(fitting, key=lambda name: sizes[name])
+    if demand.is_least:
+        return default
+    unknown = [name for name in candidates if name not in sizes]
+    if unknown:
+        return unknown[0]
+    have = "; ".join(f"{name}: {_words(sizes[name])}" for name in candidates)
+    raise InvalidArgumentError(
+        f"no instance type has what the pod asks for ({demand}); there is {have}:"
+        " add a larger type to PODVM_INSTANCE_TYPES or ask for less"
+    )
+
+
+def _words(size: Size) -> str:
+    return str(Demand(size.vcpus, size.memory_mib, size.gpus))
