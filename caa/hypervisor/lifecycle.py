@@ -1,0 +1,523 @@
+"""The life of every sandbox of this node: the side effects between the states of `caa.sandbox`.
+
+Each create, start and take-down is a task that the lifecycle owns; an RPC only waits for it. A caller
+that goes away cancels its create or start, which then undoes itself. A take-down can't be cancelled: it
+goes on until nothing is left, in the background if need be, and after a restart if even that was cut off.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from caa.agent_proxy import AgentProxy
+from caa.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    CaaError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+from caa.hypervisor.annotations import PodRequest
+from caa.hypervisor.podvm_files import PodVmFiles
+from caa.polling import growing
+from caa.providers import Provider, VmOrder
+from caa.sandbox import RECOVERY, Journal, Recovery, Sandbox, State, Step
+from caa.tunnel import PodNetwork, WorkerOptions, read_pod_network, set_up_worker, tear_down_worker
+
+T = TypeVar("T")
+
+StepObserver = Callable[[str, Step], None]
+"""Told the sandbox id and the step that was just reached."""
+
+AGENT_SOCKET = "agent.ttrpc"
+FORWARDER_CONFIG = "apf.json"
+
+_log = structlog.get_logger(__name__)
+
+_PATIENCE = 15.0
+"""Seconds that a caller waits for a take-down that does not get done, before it goes on without him.
+Shims give a call 60 s or more; StopVM must not hold a pod up for a cloud that refuses."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """What the lifecycle needs of the settings."""
+
+    pods_dir: Path
+    proxy_timeout: float
+    vxlan_port: int
+    vxlan_min_id: int
+    host_interface: str
+    external_net_via_pod_vm: bool
+    pod_subnet_cidrs: tuple[str, ...]
+    boot_id: str
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A sandbox that is alive here, with what belongs to it in this process."""
+
+    id: str
+    slot: int
+    pod: tuple[str, str]
+    sandbox: Sandbox | None = None
+    """None until CreateVM has read the pod's network."""
+    proxy: AgentProxy | None = None
+    work: asyncio.Task[Any] | None = None
+    """The create or start at work."""
+    take_down: asyncio.Task[None] | None = None
+    refused: asyncio.Event = field(default_factory=asyncio.Event)
+    """A removal failed for now and is tried again: nobody should wait for it."""
+
+
+class Lifecycle:
+    """Creates, starts and stops sandboxes. Calls for different sandboxes never wait for each other."""
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        journal: Journal,
+        provider: Provider,
+        files: PodVmFiles,
+        *,
+        on_step: StepObserver,
+    ) -> None:
+        self._options = options
+        self._journal = journal
+        self._provider = provider
+        self._files = files
+        self._on_step = on_step
+        self._entries: dict[str, _Entry] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._instance_known = asyncio.Condition()
+        self._closing = asyncio.Event()
+
+    # The calls
+
+    async def create(self, sandbox_id: str, pod: PodRequest, netns: str) -> Path:
+        """Reserve a sandbox and return the path of its agent socket-to-be. Makes no cloud call.
+
+        Raises AlreadyExistsError for an id that is alive, InvalidArgumentError and NotFoundError for a
+        request that can't be met, ResourceExhaustedError when the VNIs are used up.
+        """
+        if not _ID.fullmatch(sandbox_id) or ".." in sandbox_id:
+            raise InvalidArgumentError(
+                f"{sandbox_id[:200]!r} is not a sandbox id: 1 to 128 letters, digits, '_', '.' and '-', without '..'"
+            )
+        if sandbox_id in self._entries:
+            raise AlreadyExistsError(
+                f"sandbox {sandbox_id} exists{self._condition(self._entries[sandbox_id])}"
+            )
+        entry = _Entry(sandbox_id, self._free_slot(), (pod.namespace, pod.name))
+        self._entries[sandbox_id] = entry
+        return await self._work(entry, lambda: self._create(entry, pod, netns))
+
+    async def start(self, sandbox_id: str) -> None:
+        """Make the sandbox's VM and connect to it. Returns when a shim can use the agent socket.
+
+        Raises NotFoundError for an unknown id, FailedPreconditionError while another start or a stop is at
+        work, and what the cloud, the tunnel or the connection said. After an error nothing is left, or what
+        is left is being removed.
+        """
+        entry = self._entries.get(sandbox_id)
+        if entry is None:
+            raise NotFoundError(
+                f"there is no sandbox {sandbox_id}: CreateVM comes first, and after a failed StartVM once more"
+            )
+        if entry.work is None and entry.sandbox is not None:
+            if entry.sandbox.state is State.RUNNING:
+                return
+            if entry.sandbox.state is State.CREATED:
+                created = entry.sandbox
+                await self._work(entry, lambda: self._start(entry, created))
+                return
+        raise FailedPreconditionError(f"sandbox {sandbox_id} can't be started{self._condition(entry)}")
+
+    async def stop(self, sandbox_id: str) -> None:
+        """Take the sandbox down and forget it; an unknown one is no error.
+
+        Returns when all of it is gone or, when the cloud refuses for now, after a while: the journal keeps
+        the sandbox, and its removal is tried until it succeeds.
+        """
+        entry = self._entries.get(sandbox_id)
+        if entry is None:
+            return
+        if entry.work is not None:
+            entry.work.cancel()
+            await asyncio.wait([entry.work])
+        await self._taken_down(entry)
+
+    async def instance_of(self, namespace: str, pod: str, *, wait: bool) -> str:
+        """The id of the pod's instance. With `wait`, as soon as there is one. Raises NotFoundError."""
+
+        def instance() -> str:
+            sandboxes = (entry.sandbox for entry in self._entries.values() if entry.pod == (namespace, pod))
+            return next((s.instance_id for s in sandboxes if s is not None and s.instance_id), "")
+
+        async with self._instance_known:
+            if wait:
+                await self._instance_known.wait_for(instance)
+            found = instance()
+        if not found:
+            raise NotFoundError(f"pod {namespace}/{pod} has no instance on this node")
+        return found
+
+    # Restart and end
+
+    async def recover(self) -> None:
+        """Take up what an earlier daemon left: running sandboxes listen again when this returns; what was
+        half made or half gone is being removed from then on.
+        """
+        for sandbox in self._journal.read():
+            entry = _Entry(sandbox.id, sandbox.slot, (sandbox.pod_namespace, sandbox.pod_name), sandbox)
+            self._entries[sandbox.id] = entry
+            recovery = RECOVERY[sandbox.state]
+            if sandbox.boot_id != self._options.boot_id:
+                recovery = Recovery.UNDO
+                _log.warning("sandbox is from before this node's last boot", sandbox=sandbox.id)
+            _log.info(
+                "sandbox found in the journal", **_names(sandbox), state=sandbox.state, action=recovery.value
+            )
+            match recovery:
+                case Recovery.UNDO:
+                    self._begin_take_down(entry)
+                case Recovery.RESUME:
+                    await self._resume(entry, sandbox)
+                case Recovery.KEEP:
+                    pass
+
+    async def _resume(self, entry: _Entry, sandbox: Sandbox) -> None:
+        """A sandbox that ran goes on running, whatever of its worker's end has to be made again."""
+        try:
+            entry.proxy = self._new_proxy(sandbox)
+            await entry.proxy.listen()
+            await set_up_worker(sandbox.netns, _network(sandbox), _addresses(sandbox))
+        except (CaaError, OSError) as error:
+            _log.error("a running sandbox could not be taken up whole", **_names(sandbox), error=str(error))
+
+    async def close(self, grace: float) -> None:
+        """Cancel and undo what is being made, and give that and other removals `grace` seconds. Running
+        sandboxes stay as they are, for the next daemon; their agent sockets close.
+        """
+        self._closing.set()
+        for entry in self._entries.values():
+            if entry.work is not None:
+                entry.work.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+        for entry in self._entries.values():
+            if entry.proxy is not None:
+                await entry.proxy.close()
+
+    # Creating
+
+    async def _create(self, entry: _Entry, pod: PodRequest, netns: str) -> Path:
+        network = await read_pod_network(
+            netns,
+            WorkerOptions(
+                host_interface=self._options.host_interface,
+                vxlan_port=self._options.vxlan_port,
+                vxlan_id=self._options.vxlan_min_id + entry.slot,
+                index=entry.slot,
+                pod_subnet_cidrs=self._options.pod_subnet_cidrs,
+                external_net_via_pod_vm=self._options.external_net_via_pod_vm,
+            ),
+        )
+        vm = self._files.make(entry.id, pod, network)
+        plan = self._provider.plan(
+            VmOrder(
+                sandbox_id=entry.id,
+                pod_name=pod.name,
+                pod_namespace=pod.namespace,
+                name=vm.name,
+                user_data=vm.user_data,
+                client_token=f"caa-{uuid.uuid4().hex}",
+                image=pod.image,
+                instance_type=pod.instance_type,
+                vcpus=pod.vcpus,
+                memory_mib=pod.memory_mib,
+                gpus=pod.gpus,
+            )
+        )
+        sandbox = Sandbox(
+            id=entry.id,
+            pod_name=pod.name,
+            pod_namespace=pod.namespace,
+            netns=netns,
+            name=vm.name,
+            slot=entry.slot,
+            boot_id=self._options.boot_id,
+            state=State.CREATING,
+            network=network.model_dump(mode="json", by_alias=True),
+            plan=plan,
+        )
+        await self._record(entry, sandbox, Step.CREATE_INTENDED)
+        folder = self._folder(entry.id)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_private(folder / FORWARDER_CONFIG, vm.forwarder_config)
+        self._reached(entry.id, Step.FOLDER_MADE)
+        await self._record(entry, sandbox.move(State.CREATED), Step.CREATE_RECORDED)
+        return folder / AGENT_SOCKET
+
+    # Starting
+
+    async def _start(self, entry: _Entry, sandbox: Sandbox) -> None:
+        assert sandbox.plan is not None
+        plan = sandbox.plan
+        sandbox = sandbox.move(State.STARTING, launched=True)
+        await self._record(entry, sandbox, Step.LAUNCH_INTENDED)
+
+        instance_id = await self._provider.launch(plan)
+        self._reached(entry.id, Step.LAUNCHED)
+        sandbox = sandbox.learn(instance_id=instance_id, plan=None)
+        await self._record(entry, sandbox, Step.LAUNCH_RECORDED)
+        async with self._instance_known:
+            self._instance_known.notify_all()
+
+        addresses = await self._provider.wait_for_addresses(instance_id)
+        self._reached(entry.id, Step.ADDRESS_KNOWN)
+        sandbox = sandbox.learn(addresses=tuple(str(address) for address in addresses))
+        await self._record(entry, sandbox, Step.ADDRESS_RECORDED)
+
+        entry.proxy = proxy = self._new_proxy(sandbox)
+        async with asyncio.TaskGroup() as side_by_side:
+            side_by_side.create_task(self._join(sandbox))
+            side_by_side.create_task(self._reach_agent(sandbox, proxy))
+        await proxy.listen()
+        self._reached(entry.id, Step.SOCKET_LISTENING)
+        await self._record(entry, sandbox.move(State.RUNNING), Step.RUNNING_RECORDED)
+
+    async def _join(self, sandbox: Sandbox) -> None:
+        await set_up_worker(sandbox.netns, _network(sandbox), _addresses(sandbox))
+        self._reached(sandbox.id, Step.TUNNEL_UP)
+
+    async def _reach_agent(self, sandbox: Sandbox, proxy: AgentProxy) -> None:
+        await proxy.connect(self._options.proxy_timeout)
+        self._reached(sandbox.id, Step.AGENT_REACHED)
+
+    def _new_proxy(self, sandbox: Sandbox) -> AgentProxy:
+        forwarder = self._files.forwarder(sandbox.name, sandbox.addresses[0])
+        return AgentProxy(self._folder(sandbox.id) / AGENT_SOCKET, forwarder, _log.bind(**_names(sandbox)))
+
+    # Taking down
+
+    def _begin_take_down(self, entry: _Entry, error: str = "") -> asyncio.Task[None]:
+        if entry.take_down is None:
+            entry.take_down = self._spawn(self._take_down(entry, error))
+        return entry.take_down
+
+    async def _taken_down(self, entry: _Entry, error: str = "") -> None:
+        """Wait for the take-down, though not for long, and not for one that is refused for now."""
+        refused = asyncio.create_task(entry.refused.wait())
+        try:
+            await asyncio.wait(
+                [self._begin_take_down(entry, error), refused],
+                timeout=_PATIENCE,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            refused.cancel()
+
+    async def _take_down(self, entry: _Entry, error: str) -> None:
+        """Remove all that is left of a sandbox, however often that takes, then forget it."""
+        sandbox = entry.sandbox
+        if sandbox is None:  # nothing was done yet, nothing was written
+            del self._entries[entry.id]
+            return
+        if sandbox.state is not State.STOPPING:
+            sandbox = sandbox.move(State.STOPPING, error=error)
+        await self._insist(entry, "journal", lambda: self._record(entry, sandbox, Step.STOP_INTENDED))
+        await self._remove(entry, sandbox, "agent socket", self._close_proxy, Step.SOCKET_CLOSED)
+        async with asyncio.TaskGroup() as side_by_side:
+            for what, remove, step in (
+                ("tunnel", self._leave, Step.TUNNEL_DOWN),
+                ("instance", self._delete_instance, Step.INSTANCE_DELETED),
+            ):
+                side_by_side.create_task(self._remove(entry, sandbox, what, remove, step))
+        await self._remove(entry, sandbox, "folder", self._remove_folder, Step.FOLDER_REMOVED)
+        await self._insist(entry, "journal", lambda: self._journal.forget(entry.id))
+        del self._entries[entry.id]
+        self._reached(entry.id, Step.FORGOTTEN)
+
+    async def _remove(
+        self,
+        entry: _Entry,
+        sandbox: Sandbox,
+        what: str,
+        remove: Callable[[_Entry, Sandbox], Awaitable[None]],
+        step: Step,
+    ) -> None:
+        await self._insist(entry, what, lambda: remove(entry, sandbox))
+        self._reached(entry.id, step)
+
+    async def _insist(self, entry: _Entry, what: str, remove: Callable[[], Awaitable[None]]) -> None:
+        """Try until it succeeds: what is left behind costs money or stands in a later pod's way. Only the
+        daemon's end ends it; then it is for the next one, by the journal."""
+        for pause in growing(0.2, 2.0, 60.0):
+            try:
+                return await remove()
+            except (CaaError, OSError) as error:
+                _log.warning(
+                    "removal failed and is tried again",
+                    sandbox=entry.id,
+                    pod="/".join(entry.pod),
+                    what=what,
+                    error=str(error),
+                    again_in=pause,
+                )
+            entry.refused.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._closing.wait()
+            if self._closing.is_set():
+                break
+        raise _LeftToTheNextDaemonError
+
+    async def _close_proxy(self, entry: _Entry, _sandbox: Sandbox) -> None:
+        if entry.proxy is not None:
+            await entry.proxy.close()
+
+    async def _leave(self, _entry: _Entry, sandbox: Sandbox) -> None:
+        await tear_down_worker(sandbox.netns, _network(sandbox))
+
+    async def _delete_instance(self, _entry: _Entry, sandbox: Sandbox) -> None:
+        if sandbox.instance_id:
+            await self._provider.delete(sandbox.instance_id)
+        elif sandbox.launched and sandbox.plan is not None:
+            await self._provider.undo_launch(sandbox.plan)
+
+    async def _remove_folder(self, entry: _Entry, _sandbox: Sandbox) -> None:
+        try:
+            shutil.rmtree(self._folder(entry.id))
+        except FileNotFoundError:
+            pass
+
+    # Bookkeeping
+
+    async def _work(self, entry: _Entry, work: Callable[[], Awaitable[T]]) -> T:
+        """Do a create or start as the entry's work; whatever keeps it from succeeding takes the entry down."""
+
+        async def undone_unless_done() -> T:
+            try:
+                return await work()
+            except BaseException as error:
+                reason = _reason(error)
+                _log.warning("sandbox failed", sandbox=entry.id, pod="/".join(entry.pod), error=str(reason))
+                # A second cancellation only ends the wait: the take-down goes on.
+                await self._taken_down(entry, str(reason))
+                raise reason from error
+            finally:
+                entry.work = None
+
+        entry.work = task = self._spawn(undone_unless_done())
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task], timeout=_PATIENCE)
+            if task.cancelled():  # before it ran at all
+                entry.work = None
+                self._begin_take_down(entry)
+            raise
+        return task.result()
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller has it, or has gone: either way it was logged
+
+    async def _record(self, entry: _Entry, sandbox: Sandbox, step: Step) -> None:
+        """In memory first: if the write is cut short, the take-down still knows what happened."""
+        entry.sandbox = sandbox
+        await self._journal.put(sandbox)
+        self._reached(entry.id, step)
+
+    def _reached(self, sandbox_id: str, step: Step) -> None:
+        self._on_step(sandbox_id, step)
+
+    def _folder(self, sandbox_id: str) -> Path:
+        return self._options.pods_dir / sandbox_id
+
+    def _free_slot(self) -> int:
+        taken = {entry.slot for entry in self._entries.values()}
+        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        if self._options.vxlan_min_id + slot >= 2**24:
+            raise ResourceExhaustedError(
+                f"no VNI is free: {len(taken)} sandboxes are alive and VNIs begin at {self._options.vxlan_min_id};"
+                " lower --vxlan-min-id"
+            )
+        return slot
+
+    @staticmethod
+    def _condition(entry: _Entry) -> str:
+        if entry.take_down is not None:
+            return " and is being taken down"
+        state = entry.sandbox.state if entry.sandbox is not None else State.CREATING
+        return f" and is {state}"
+
+
+class _LeftToTheNextDaemonError(Exception):
+    """Not a CancelledError: a TaskGroup would take that for an end like any other, and what comes after the
+    group, forgetting the sandbox, would be done."""
+
+
+def _reason(error: BaseException) -> CaaError:
+    """What a caller is told: of several errors side by side, the first that was raised on purpose."""
+    if isinstance(error, BaseExceptionGroup):
+        reasons = [_reason(each) for each in error.exceptions]
+        return next((each for each in reasons if not isinstance(each, AbortedError)), reasons[0])
+    if isinstance(error, CaaError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return AbortedError(
+            "cut short: the caller went away, the sandbox was stopped, or the daemon is ending"
+        )
+    if isinstance(error, OSError):
+        return InternalError(str(error))
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
+def _names(sandbox: Sandbox) -> dict[str, str]:
+    names = {"sandbox": sandbox.id, "pod": f"{sandbox.pod_namespace}/{sandbox.pod_name}"}
+    if sandbox.instance_id:
+        names["instance"] = sandbox.instance_id
+    return names
+
+
+def _network(sandbox: Sandbox) -> PodNetwork:
+    return PodNetwork.model_validate(sandbox.network)
+
+
+def _addresses(sandbox: Sandbox) -> tuple[IPv4Address, ...]:
+    return tuple(IPv4Address(address) for address in sandbox.addresses)
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

@@ -1,0 +1,118 @@
+"""What goes into a pod's VM, made from the settings, the pod's request and its network."""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from caa.agent_proxy import Forwarder
+from caa.config import Settings
+from caa.errors import ConfigError, InvalidArgumentError
+from caa.hypervisor.annotations import PodRequest
+from caa.podvm import (
+    GIVEN_CERTIFICATE_NAME,
+    Authority,
+    ForwarderConfig,
+    build_user_data,
+    client_context,
+    initdata,
+    instance_name,
+)
+from caa.tunnel import PodNetwork
+
+
+@dataclass(frozen=True)
+class VmFiles:
+    """One VM's name, and what it is created with."""
+
+    name: str
+    forwarder_config: str = field(repr=False)
+    user_data: bytes = field(repr=False)
+
+
+class PodVmFiles:
+    """Makes each VM's files, and knows how the daemon and the forwarders know each other."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load or make the TLS material, and check the node's initdata. Raises ConfigError, StartupError."""
+        self._settings = settings
+        self._initdata = _node_initdata(settings.initdata)
+        self._authority: Authority | None = None
+        self._client_certificate = ""
+        self._tls: ssl.SSLContext | None = None
+        self._earlier_tls: tuple[ssl.SSLContext, ...] = ()
+        if settings.disable_tls:
+            return
+        if not settings.ca_cert_file:
+            self._authority = Authority.load_or_create(settings.state_dir / "tls")
+            self._client_certificate = (
+                Path(settings.cert_file).read_text()
+                if settings.cert_file
+                else self._authority.client_certificate
+            )
+        self._tls = self._context(self._authority)
+        if self._authority and self._authority.earlier:
+            self._earlier_tls = (self._context(self._authority.earlier),)
+
+    def _context(self, authority: Authority | None) -> ssl.SSLContext:
+        return client_context(
+            authority,
+            ca_cert_file=self._settings.ca_cert_file,
+            cert_file=self._settings.cert_file,
+            cert_key=self._settings.cert_key,
+            skip_verify=self._settings.tls_skip_verify,
+            min_version=self._settings.tls_min_version,
+            cipher_suites=self._settings.tls_cipher_suites,
+        )
+
+    def forwarder(self, vm_name: str, address: str) -> Forwarder:
+        """Where the forwarder of that VM is, and the name that its certificate must have."""
+        return Forwarder(
+            host=address,
+            port=self._settings.forwarder_port,
+            server_name=vm_name if self._authority else GIVEN_CERTIFICATE_NAME,
+            tls=self._tls,
+            earlier_tls=self._earlier_tls,
+        )
+
+    def make(self, sandbox_id: str, pod: PodRequest, network: PodNetwork) -> VmFiles:
+        """Raises InvalidArgumentError for initdata that is none, or for user data that is too large."""
+        name = instance_name(pod.name, sandbox_id)
+        certificate, key = self._authority.issue(name) if self._authority else ("", "")
+        config = ForwarderConfig(
+            pod_network=network,
+            pod_namespace=pod.namespace,
+            pod_name=pod.name,
+            tls_server_cert=certificate,
+            tls_server_key=key,
+            tls_client_ca=self._client_certificate,
+            tls_min_version=self._settings.tls_min_version,
+            tls_cipher_suites=self._settings.tls_cipher_suites,
+        ).to_json()
+        return VmFiles(
+            name,
+            config,
+            build_user_data(
+                config,
+                podvm_version=self._settings.podvm_version,
+                initdata=self._initdata_of(pod),
+                scratch_space=self._settings.enable_scratch_space,
+            ),
+        )
+
+    def _initdata_of(self, pod: PodRequest) -> bytes:
+        if not pod.initdata:
+            return self._initdata
+        try:
+            return initdata.parse(pod.initdata).document
+        except InvalidArgumentError as error:
+            key = "io.katacontainers.config.hypervisor.cc_init_data"
+            raise InvalidArgumentError(f"annotation {key}: {error}") from error
+
+
+def _node_initdata(encoded: str) -> bytes:
+    if not encoded:
+        return b""
+    try:
+        return initdata.parse(initdata.decode(encoded)).document
+    except InvalidArgumentError as error:
+        raise ConfigError(f"--initdata (INITDATA): {error}") from error

@@ -1,0 +1,57 @@
+"""The remote-hypervisor API and PodVMInfo (contracts/hypervisor.md): one implementation for both faces.
+
+Methods carry the names of their .proto, so that a service is registered by its descriptor alone.
+"""
+
+from caa import __version__
+from caa.errors import InvalidArgumentError
+from caa.hypervisor import annotations
+from caa.hypervisor.lifecycle import Lifecycle
+from caa.proto import hypervisor_pb2, podvminfo_pb2
+from caa.ttrpc import CallContext
+
+
+class HypervisorService:
+    """`hypervisor.Hypervisor`, which Kata shims call."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def Version(  # noqa: N802
+        self, _request: hypervisor_pb2.VersionRequest, _context: CallContext
+    ) -> hypervisor_pb2.VersionResponse:
+        return hypervisor_pb2.VersionResponse(version=__version__)
+
+    async def CreateVM(  # noqa: N802
+        self, request: hypervisor_pb2.CreateVMRequest, _context: CallContext
+    ) -> hypervisor_pb2.CreateVMResponse:
+        if not request.id:
+            raise InvalidArgumentError("the sandbox id is empty")
+        pod = annotations.parse(request.annotations)
+        socket = await self._lifecycle.create(request.id, pod, request.networkNamespacePath)
+        return hypervisor_pb2.CreateVMResponse(agentSocketPath=str(socket))
+
+    async def StartVM(  # noqa: N802
+        self, request: hypervisor_pb2.StartVMRequest, _context: CallContext
+    ) -> hypervisor_pb2.StartVMResponse:
+        await self._lifecycle.start(request.id)
+        return hypervisor_pb2.StartVMResponse()
+
+    async def StopVM(  # noqa: N802
+        self, request: hypervisor_pb2.StopVMRequest, _context: CallContext
+    ) -> hypervisor_pb2.StopVMResponse:
+        await self._lifecycle.stop(request.id)
+        return hypervisor_pb2.StopVMResponse()
+
+
+class PodVmInfoService:
+    """`podvminfo.PodVMInfo`, for those who attest or debug a pod's VM."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def GetInfo(  # noqa: N802
+        self, request: podvminfo_pb2.GetInfoRequest, _context: CallContext
+    ) -> podvminfo_pb2.GetInfoResponse:
+        instance = await self._lifecycle.instance_of(request.PodNamespace, request.PodName, wait=request.Wait)
+        return podvminfo_pb2.GetInfoResponse(VMID=instance)
