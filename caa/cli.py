@@ -99,8 +99,8 @@ def _help_row(option: Option) -> tuple[str, str]:
 
 @cli.command(
     cls=_GroupedCommand,
-    epilog="A flag beats its environment variable, and that beats the default. Empty variables count as unset."
-    " A single dash (-vswitch-id x) works too.",
+    epilog="A flag beats its environment variable, and that beats the default. Empty variables count as"
+    " unset. A single dash (-vswitch-id x) works too.",
 )
 def alibabacloud(**given: str | None) -> None:
     r"""Run the daemon of a worker node: serve Kata shims, with pod VMs on Alibaba Cloud ECS.
@@ -172,6 +172,12 @@ def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str) -> flo
     show_default=True,
     help="Rights of the role: what the guide has users grant, or everything.",
 )
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="ACTION",
+    help="Allow one action more, such as ecs:DescribeInstanceTypes (repeatable).",
+)
 def fakecloud(
     listen: str,
     folder: Path,
@@ -180,6 +186,7 @@ def fakecloud(
     workers: tuple[str, ...],
     boot_time: float,
     policy: Literal["published", "full"],
+    allow: tuple[str, ...],
 ) -> None:
     r"""Run a local cloud that the Alibaba Cloud SDKs can talk to: ECS, VPC, STS, metadata.
 
@@ -191,6 +198,8 @@ def fakecloud(
     from caa import logs  # noqa: PLC0415  see the module's docstring
     from caa.fakecloud import FakeCloudSettings, run  # noqa: PLC0415  see the module's docstring
 
+    if boot == "netns" and os.geteuid() != 0:
+        raise click.UsageError("--boot netns makes network namespaces and needs root; --boot none does not")
     logs.configure("info", "")
 
     host, _, port = listen.rpartition(":")
@@ -205,8 +214,12 @@ def fakecloud(
         workers=workers,
         boot_seconds=boot_time,
         policy=policy,
+        allow=allow,
     )
-    _until_signal(run(settings, ready=click.echo))
+    try:
+        _until_signal(run(settings, ready=click.echo))
+    except OSError as error:
+        raise click.ClickException(f"the local cloud can't start: {error}") from error
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""The daemon: builds the parts, joins them, runs them and stops them. The only place that knows all of them."""
+"""The daemon: builds the parts, joins, runs and stops them. The only place that knows all of them."""
 
 import asyncio
 import contextlib
@@ -42,8 +42,7 @@ async def run(settings: Settings, *, on_step: StepObserver = log_step) -> None:
         journal = closing.enter_context(Journal(settings.state_dir))
         files = PodVmFiles(settings)
 
-        # The SDK costs more than half a second to import: a daemon that can't start says so before.
-        from caa.providers.alibabacloud import AlibabaCloud  # noqa: PLC0415
+        from caa.providers.alibabacloud import AlibabaCloud  # noqa: PLC0415  the SDK is slow to import
 
         provider = AlibabaCloud(settings.alibabacloud)
         closing.push_async_callback(provider.close)

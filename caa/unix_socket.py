@@ -26,9 +26,10 @@ class SocketFile:
         """
         self.path = path
         fresh = path.with_name(f".{os.getpid()}")
-        if len(os.fsencode(path)) > MAX_PATH:
+        length = len(os.fsencode(path))
+        if length > MAX_PATH:
             raise FailedPreconditionError(
-                f"the socket path {path} has {len(os.fsencode(path))} bytes, and unix sockets allow {MAX_PATH}:"
+                f"the socket path {path} has {length} bytes, and unix sockets allow {MAX_PATH}:"
                 " use a shorter folder"
             )
         try:

@@ -93,13 +93,12 @@ class Pipe:
         self._log.warning("CreateContainer refused", container=create.request.container_id, error=str(error))
         self._answer(error_response(create.frame.stream_id, error))
 
-    def answer_later(self, create: CreateContainer, work: Coroutine[Any, Any, bytes]) -> None:
+    def answer_later(self, create: CreateContainer, work: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
         """Answer the request with the frame that `work` returns, or the CaaError that it raises.
 
         Meanwhile everything else goes on passing. `work` is cancelled if the pipe ends.
         """
         if len(self._tasks) >= _MOST_LATER:
-            work.close()
             self.refuse(
                 create, ResourceExhaustedError(f"{_MOST_LATER} CreateContainer requests wait already")
             )
@@ -108,9 +107,11 @@ class Pipe:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer_with(self, create: CreateContainer, work: Coroutine[Any, Any, bytes]) -> None:
+    async def _answer_with(
+        self, create: CreateContainer, work: Callable[[], Coroutine[Any, Any, bytes]]
+    ) -> None:
         try:
-            self._answer(await work)
+            self._answer(await work())
         except CaaError as error:
             self.refuse(create, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the shim waits for an answer

@@ -28,21 +28,28 @@ class Relay:
         self._on_create = on_create
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def accept(self) -> Connection:
         return Connection(on_made=self._made)
 
     async def close(self) -> None:
-        """Drop all connections."""
+        """Drop all connections, and whatever the listener still accepts."""
+        self._closed = True
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
 
     def _made(self, client: Connection) -> None:
+        if self._closed:
+            client.abort()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Not by the task itself, which does not run at all if it is cancelled at once.
+        task.add_done_callback(lambda _: client.abort())
 
     async def _serve(self, client: Connection) -> None:
         task = asyncio.current_task()
@@ -58,5 +65,3 @@ class Relay:
             await Pipe(client, server, self._on_create, self._log).run()
         except CaaError as error:
             self._log.warning("a connection is closed, as the agent can't be reached", error=str(error))
-        finally:
-            client.abort()

@@ -1,20 +1,21 @@
 """`caa demo`: one pod's life from end to end on one machine, with the local cloud.
 
-`worker_node` and `shim` play what surrounds the daemon on a node, and `child` runs it; tests and benchmarks
-use them too. `story` is the demo, `report` what it shows.
+`worker_node` and `shim` play what surrounds the daemon on a node, `child` runs it, and `stage` puts these
+together with the local cloud; tests and benchmarks use them too. `story` is the demo, `report` what it shows.
 """
 
 import asyncio
 import os
 import signal
 
-from caa.demo.child import CAA, Child, seconds
-from caa.demo.report import Report, Span, timeline
+from caa.demo.child import CAA, Child
+from caa.demo.report import Report, Span, start_spans, timeline
 from caa.demo.shim import Shim
+from caa.demo.stage import Stage
 from caa.demo.worker_node import WorkerNode
 from caa.errors import FailedPreconditionError
 
-__all__ = ["CAA", "Child", "Report", "Shim", "Span", "WorkerNode", "run_demo", "seconds", "timeline"]
+__all__ = ["CAA", "Child", "Shim", "Span", "Stage", "WorkerNode", "run_demo", "start_spans", "timeline"]
 
 
 def run_demo(*, keep: bool) -> int:

@@ -1,12 +1,29 @@
 """What the demo shows: a line for each thing it does, and at the end where the time went."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from caa.demo.child import seconds
+
+_STEPS = {
+    "create_recorded": "network read, TLS, journal",
+    "launch_intended": "journal: intent to launch",
+    "launched": "RunInstances",
+    "launch_recorded": "journal: instance id",
+    "address_known": "poll for its address",
+    "address_recorded": "journal: address",
+    "tunnel_up": "VXLAN tunnel",
+    "agent_reached": "VM boots, TLS to forwarder",
+    "socket_listening": "agent socket",
+    "running_recorded": "journal: running",
+}
+"""What the time before each step of CreateVM and StartVM goes into."""
 
 _BAR = 24
 """Columns of the timeline's bars, so that all of it fits into 80."""
@@ -79,3 +96,17 @@ def timeline(spans: Sequence[Span], title: str) -> Table:
             f"[cyan]{bar}[/cyan]",
         )
     return table
+
+
+def start_spans(events: Sequence[Mapping[str, Any]], sandbox: str) -> list[Span]:
+    """What a sandbox's CreateVM and StartVM consisted of, from the events that the daemon logged."""
+    steps = [event for event in events if event.get("event") == "step" and event["sandbox"] == sandbox]
+    times = {event["step"]: seconds(event) for event in steps}
+    spans = []
+    previous = times["create_intended"]
+    for step, what in _STEPS.items():
+        # Tunnel and connection are made side by side: both begin when the address is known.
+        began = times["address_recorded"] if step in ("tunnel_up", "agent_reached") else previous
+        spans.append(Span(what, began, times[step]))
+        previous = max(previous, times[step])
+    return spans

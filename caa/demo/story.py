@@ -10,36 +10,22 @@ import sqlite3
 import sys
 import tempfile
 import uuid
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from caa import logs
-from caa.demo.child import CAA, Child, seconds
-from caa.demo.report import Report, Span, timeline
-from caa.demo.shim import Shim
-from caa.demo.worker_node import WorkerNode
+from caa.demo.child import Child
+from caa.demo.report import Report, start_spans, timeline
+from caa.demo.stage import Stage
 from caa.errors import CaaError
-from caa.fakecloud import NETNS_FOLDER, FakeCloudSettings, LocalCloud
+from caa.fakecloud import NETNS_FOLDER
 from caa.polling import growing, poll
 
 _PAGE = "Hello from a pod in a VM of its own"
+_POD = "web"
 _CONTAINER = "web"
 _PORT = 80
-
-_STEPS = {
-    "create_recorded": "network read, TLS, journal",
-    "launch_intended": "journal: intent to launch",
-    "launched": "RunInstances",
-    "launch_recorded": "journal: instance id",
-    "address_known": "poll for its address",
-    "address_recorded": "journal: address",
-    "tunnel_up": "VXLAN tunnel",
-    "agent_reached": "VM boots, TLS to forwarder",
-    "socket_listening": "agent socket",
-    "running_recorded": "journal: running",
-}
-"""What the time before each step of StartVM went into."""
 
 
 class Demo:
@@ -49,103 +35,70 @@ class Demo:
         self._report = report
         self._keep = keep
         self._name = f"caa-demo-{uuid.uuid4().hex[:6]}"
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
-        self._socket = self._folder / "hypervisor.sock"
-        self._pods_dir = self._folder / "pods"
 
     async def run(self) -> bool:
         """Whether everything held. Nothing is left after, however it ends."""
         say = self._report
+        folder = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
         try:
             async with AsyncExitStack() as stack:
-                logs.configure("info", "json", stack.enter_context((self._folder / "cloud.log").open("w")))
-                with say.doing("worker node with a pod network") as found:
-                    node = await stack.enter_async_context(WorkerNode.up(f"{self._name}-node"))
-                    found.append(node.netns.name)
-                with say.doing("local cloud: ECS, VPC, STS, metadata") as found:
-                    cloud = await stack.enter_async_context(self._cloud(node))
-                    found.append(cloud.ecs_endpoint)
+                logs.configure("info", "json", stack.enter_context((folder / "cloud.log").open("w")))
+                with say.doing("worker node and local cloud") as found:
+                    stage = await stack.enter_async_context(Stage.up(self._name, folder))
+                    found.append(stage.cloud.ecs_endpoint)
                 with say.doing("daemon: credentials by RRSA, TDX on"):
-                    daemon = await stack.enter_async_context(self._daemon(node, cloud))
-                    await daemon.event("serving", 60)
-                held = await self._pod(node, cloud, daemon)
+                    daemon = await stack.enter_async_context(stage.daemon())
+                held = await self._pod(stage, daemon)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         left = [path.name for path in NETNS_FOLDER.glob(f"{self._name}*")]
         return say.check("the machine's network is as it was", ", ".join(left)) and held
 
-    def _cloud(self, node: WorkerNode) -> LocalCloud:
-        return LocalCloud(
-            FakeCloudSettings(
-                dir=self._folder / "cloud",
-                boot="netns",
-                workers=(node.netns.name,),
-                vpc_name=f"{self._name}-vpc",
-            )
-        )
-
-    def _daemon(self, node: WorkerNode, cloud: LocalCloud) -> AbstractAsyncContextManager[Child]:
-        environ = {
-            **cloud.environment,
-            "REMOTE_HYPERVISOR_ENDPOINT": str(self._socket),
-            "HYPERVISOR_GRPC_ENDPOINT": str(self._folder / "hypervisor-grpc.sock"),
-            "PODS_DIR": str(self._pods_dir),
-            "CAA_STATE_DIR": str(self._folder / "state"),
-            "LOG_FORMAT": "json",
-        }
-        return Child.running(
-            (*CAA, "alibabacloud"), self._folder / "daemon.log", environ=environ, netns=node.netns
-        )
-
-    async def _pod(self, node: WorkerNode, cloud: LocalCloud, daemon: Child) -> bool:
+    async def _pod(self, stage: Stage, daemon: Child) -> bool:
         say = self._report
-        netns, address = await node.add_pod("web")
-        async with Shim(self._socket, uuid.uuid4().hex) as shim:
+        netns, address = await stage.worker.add_pod(_POD)
+        async with stage.shim() as shim:
             with say.doing("CreateVM"):
-                await shim.create_vm(pod="web", namespace="demo", netns=netns)
+                await shim.create_vm(pod=_POD, namespace="demo", netns=netns)
             with say.doing("StartVM") as found:
                 await shim.start_vm()
-                found.append(_instances(cloud))
+                found.extend(stage.instance_ids)
             with say.doing("CreateSandbox"):
                 await shim.create_sandbox()
             with say.doing("container with a web server"):
-                await shim.run_container(_CONTAINER, _web_server(self._folder))
+                await shim.run_container(_CONTAINER, _web_server(stage.folder))
             with say.doing("exec in it: hostname") as found:
                 status, printed = await shim.execute(_CONTAINER, "exec-1", ["hostname"])
                 found.append(printed.strip())
             with say.doing(f"ping {address}"):
-                await node.ping(address, timeout=10)
+                await stage.worker.ping(address, timeout=10)
             with say.doing("fetch its page through the tunnel") as found:
-                page = await _fetched(node, address)
+                page = await _fetched(stage, address)
                 found.append(page.strip())
             held = say.check("exec and page are what they should be", _wrong(status, printed, page))
             if self._keep:
-                await self._stay(node, address)
+                await self._stay(stage, address)
             with say.doing("StopVM"):
                 await shim.stop_vm()
-        held = await self._check_nothing_is_left(node, cloud) and held
-        say.console.print()
-        say.console.print(
-            timeline([*_steps(daemon, shim.sandbox_id), *say.spans_after("StartVM")], "Where the time went")
-        )
+        held = await self._check_nothing_is_left(stage) and held
+        spans = [*start_spans(daemon.events, shim.sandbox_id), *say.spans_after("StartVM")]
+        say.console.print("\n", timeline(spans, "Where the time went"))
         return held
 
-    async def _check_nothing_is_left(self, node: WorkerNode, cloud: LocalCloud) -> bool:
+    async def _check_nothing_is_left(self, stage: Stage) -> bool:
         """A StopVM that has returned has deleted the instance as far as the API's answer; the machine itself
-        goes off a moment later, as in the cloud.
-        """
-        say = self._report
+        goes off a moment later, as in the cloud."""
 
-        async def instances() -> tuple[bool | None, str]:
-            return not _instances(cloud) or None, _instances(cloud)
+        async def emptied() -> tuple[bool | None, str]:
+            return not stage.instance_ids or None, ", ".join(stage.instance_ids)
 
         problem = ""
         try:
-            await poll(instances, what="the instance to go", pauses=growing(0.05), timeout=20)
+            await poll(emptied, what="the instance to go", pauses=growing(0.05), timeout=20)
         except CaaError as error:
             problem = str(error)
-        devices = await node.devices("web")
-        with sqlite3.connect(self._folder / "state" / "journal.db") as journal:
+        devices = await stage.worker.devices(_POD)
+        with sqlite3.connect(stage.journal) as journal:
             rows = journal.execute("SELECT count(*) FROM sandboxes").fetchone()[0]
         found = (
             ("no instance is left in the cloud", problem),
@@ -153,32 +106,28 @@ class Demo:
                 "no tunnel is left in the pod's namespace",
                 "" if set(devices) == {"lo", "eth0"} and "ingress" not in devices["eth0"] else str(devices),
             ),
-            ("no firewall rule is left on the worker", ", ".join(await node.nft_tables())),
-            ("no socket or file is left", ", ".join(path.name for path in self._pods_dir.iterdir())),
+            ("no firewall rule is left on the worker", ", ".join(await stage.worker.nft_tables())),
+            ("no socket or file is left", ", ".join(path.name for path in stage.pods_dir.iterdir())),
             ("the journal is empty", f"{rows} sandboxes" if rows else ""),
         )
-        return not [what for what, wrong in found if not say.check(what, wrong)]
+        return not [what for what, wrong in found if not self._report.check(what, wrong)]
 
-    async def _stay(self, node: WorkerNode, address: IPv4Address) -> None:
-        worker = node.netns.name
+    async def _stay(self, stage: Stage, address: IPv4Address) -> None:
+        worker = stage.worker.netns.name
         self._report.console.print(
             f"""
 It is all up. Look around, in another terminal:
   ip netns exec {worker} curl http://{address}/
-  ip netns exec {worker}.web ip -d link show vxlan1
-  ip netns exec {worker}.web tc -s filter show dev eth0 ingress
-  ls -R {self._pods_dir}
-  tail {self._folder}/daemon.log
-  sqlite3 {self._folder}/state/journal.db 'SELECT id, slot FROM sandboxes'
+  ip netns exec {worker}.{_POD} ip -d link show vxlan1
+  ip netns exec {worker}.{_POD} tc -s filter show dev eth0 ingress
+  curl {stage.cloud.ecs_endpoint}/local/state
+  ls -R {stage.pods_dir}
+  less {stage.folder}/daemon-1.log {stage.folder}/cloud.log
 Ctrl-C here removes it.
 """,
             soft_wrap=True,
         )
         await asyncio.get_running_loop().create_future()
-
-
-def _instances(cloud: LocalCloud) -> str:
-    return ", ".join(instance.id for instance in cloud.instances)
 
 
 def _web_server(folder: Path) -> list[str]:
@@ -194,10 +143,10 @@ def _web_server(folder: Path) -> list[str]:
     return [sys.executable, "-c", program]
 
 
-async def _fetched(node: WorkerNode, address: IPv4Address) -> str:
+async def _fetched(stage: Stage, address: IPv4Address) -> str:
     async def ask() -> tuple[str | None, str]:
         try:
-            return await node.fetch(address, _PORT, timeout=5), ""
+            return await stage.worker.fetch(address, _PORT, timeout=5), ""
         except OSError as error:  # the web server is starting
             return None, str(error)
 
@@ -208,19 +157,3 @@ def _wrong(status: int, printed: str, page: str) -> str:
     if status != 0 or not printed.startswith("podvm-web-"):
         return f"hostname ended with {status} and printed {printed!r}"
     return "" if page.strip() == _PAGE else f"the page is {page!r}"
-
-
-def _steps(daemon: Child, sandbox: str) -> list[Span]:
-    """What CreateVM and StartVM consisted of, as the daemon logged it."""
-    events = [
-        event for event in daemon.events if event.get("event") == "step" and event["sandbox"] == sandbox
-    ]
-    times = {event["step"]: seconds(event) for event in events}
-    spans = []
-    previous = times["create_intended"]
-    for step, what in _STEPS.items():
-        # Tunnel and connection are made side by side: both begin when the address is known.
-        began = times["address_recorded"] if step in ("tunnel_up", "agent_reached") else previous
-        spans.append(Span(what, began, times[step]))
-        previous = max(previous, times[step])
-    return spans

@@ -18,18 +18,19 @@ from caa.fakecloud import NETNS_FOLDER, Namespace, apart, netlink
 T = TypeVar("T")
 
 _BRIDGE = "cni0"
+_POD_NETWORK = IPv4Network("10.244.1.0/24")
 
 
 class WorkerNode:
-    """The worker's namespace, and one for each of its pods, on one bridge with addresses from `pod_network`.
+    """The worker's namespace, and one for each of its pods, on one bridge.
 
     The pods' routes and addresses are those of Flannel: a /24, the bridge as the default gateway.
     """
 
-    def __init__(self, namespace: Namespace, pod_network: IPv4Network) -> None:
+    def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._hosts = pod_network.hosts()
-        self._prefix = pod_network.prefixlen
+        self._hosts = _POD_NETWORK.hosts()
+        self._prefix = _POD_NETWORK.prefixlen
         self._gateway = next(self._hosts)
         self._pods: dict[str, Namespace] = {}
         self._addresses: dict[str, IPv4Address] = {}
@@ -40,11 +41,9 @@ class WorkerNode:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def up(
-        cls, name: str, pod_network: IPv4Network = IPv4Network("10.244.1.0/24")
-    ) -> AsyncIterator["WorkerNode"]:
+    async def up(cls, name: str) -> AsyncIterator["WorkerNode"]:
         """A node for as long as the context lasts; nothing of it is left after."""
-        node = cls(await Namespace.create(name), pod_network)
+        node = cls(await Namespace.create(name))
         try:
             await apart(node._make_bridge)
             yield node

@@ -41,6 +41,8 @@ _FAMILIES = {
     "ecs.g6": (4, 64, False),
     "ecs.c6": (2, 64, False),
 }
+_MEMORY = {"ecs.g8i.48xlarge": 1024}
+"""GiB where they are not the family's ratio."""
 _GPU_TYPES = (
     InstanceType("ecs.gn7i-c8g1.2xlarge", "ecs.gn7i", 8, 30, 1, "NVIDIA A10"),
     InstanceType("ecs.gn7i-c16g1.4xlarge", "ecs.gn7i", 16, 60, 1, "NVIDIA A10"),
@@ -57,7 +59,7 @@ INSTANCE_TYPES = {
                 f"{family}.{size}",
                 family,
                 vcpus,
-                vcpus * ratio,
+                _MEMORY.get(f"{family}.{size}", vcpus * ratio),
                 tdx_zones=TDX_ZONES if tdx and vcpus >= _SIZES["xlarge"] else frozenset(),
             )
             for family, (ratio, largest, tdx) in _FAMILIES.items()

@@ -1,7 +1,7 @@
 """The remote-hypervisor service: what a Kata shim asks of the daemon, and how it is done.
 
-`annotations` reads a request, `lifecycle` does what creates, starts and removes a sandbox, `podvm_files` makes
-what goes into its VM, `service` is the API, and `ttrpc_face` and `grpc_face` carry it over their sockets.
+`annotations` reads a request, `lifecycle` does what creates, starts and removes a sandbox, `podvm_files`
+makes what goes into its VM, `service` is the API, and `ttrpc_face` and `grpc_face` carry it.
 """
 
 from caa.hypervisor.grpc_face import GrpcFace

@@ -117,7 +117,8 @@ class Lifecycle:
         """
         if not _ID.fullmatch(sandbox_id) or ".." in sandbox_id:
             raise InvalidArgumentError(
-                f"{sandbox_id[:200]!r} is not a sandbox id: 1 to 128 letters, digits, '_', '.' and '-', without '..'"
+                f"{sandbox_id[:200]!r} is not a sandbox id: 1 to 128 letters, digits, '_', '.' and '-',"
+                " without '..'"
             )
         if sandbox_id in self._entries:
             raise AlreadyExistsError(
@@ -137,7 +138,7 @@ class Lifecycle:
         entry = self._entries.get(sandbox_id)
         if entry is None:
             raise NotFoundError(
-                f"there is no sandbox {sandbox_id}: CreateVM comes first, and after a failed StartVM once more"
+                f"there is no sandbox {sandbox_id}: CreateVM comes first, also after a StartVM that failed"
             )
         if entry.work is None and entry.sandbox is not None:
             if entry.sandbox.state is State.RUNNING:
@@ -401,20 +402,18 @@ class Lifecycle:
 
     async def _delete_instance(self, _entry: _Entry, sandbox: Sandbox) -> None:
         if sandbox.instance_id:
-            await self._provider.delete(sandbox.instance_id)
+            await self._provider.delete(sandbox.instance_id, seen=bool(sandbox.addresses))
         elif sandbox.launched and sandbox.plan is not None:
             await self._provider.undo_launch(sandbox.plan)
 
     async def _remove_folder(self, entry: _Entry, _sandbox: Sandbox) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._folder(entry.id))
-        except FileNotFoundError:
-            pass
 
     # Bookkeeping
 
     async def _work(self, entry: _Entry, work: Callable[[], Awaitable[T]]) -> T:
-        """Do a create or start as the entry's work; whatever keeps it from succeeding takes the entry down."""
+        """Do a create or start as the entry's work; what keeps it from succeeding takes the entry down."""
 
         async def undone_unless_done() -> T:
             try:
@@ -468,8 +467,8 @@ class Lifecycle:
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         if self._options.vxlan_min_id + slot >= 2**24:
             raise ResourceExhaustedError(
-                f"no VNI is free: {len(taken)} sandboxes are alive and VNIs begin at {self._options.vxlan_min_id};"
-                " lower --vxlan-min-id"
+                f"no VNI is free: {len(taken)} sandboxes are alive and VNIs begin at"
+                f" {self._options.vxlan_min_id}; lower --vxlan-min-id"
             )
         return slot
 

@@ -179,7 +179,7 @@ def _on_create(options: ForwarderOptions, pipe: Pipe, create: CreateContainer) -
     volumes = [path.strip() for path in request.OCI.Annotations.get(TARGET_PATH, "").split(",")]
     missing = _not_mounted(path for path in volumes if path)
     if missing:
-        pipe.answer_later(create, _create_when_mounted(options.kata_agent_socket, create, missing))
+        pipe.answer_later(create, partial(_create_when_mounted, options.kata_agent_socket, create, missing))
     else:
         pipe.pass_on(create, changed=True)
 

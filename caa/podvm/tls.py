@@ -297,7 +297,8 @@ class _AlertingSSLObject(ssl.SSLObject):
     """Tells the client why a handshake fails.
 
     The event loops drop the connection as soon as a handshake raises, and OpenSSL's alert with it. What is
-    raised first here has them send the alert and wait for the client, which leaves, or sends more and is dropped.
+    raised first here has them send the alert and wait for the client, which leaves, or sends more and is
+    dropped.
     """
 
     _failure: ssl.SSLError | None = None

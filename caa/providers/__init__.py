@@ -1,6 +1,6 @@
 """What a cloud must offer (`Provider`), and in folders of their own the clouds that do.
 
-`caa.providers.alibabacloud` is not imported here: its SDK costs more than half a second of start-up time.
+`caa.providers.alibabacloud` is not imported here: its SDK is for a process that uses that cloud.
 """
 
 from caa.providers.base import LaunchPlan, Provider, VmOrder

@@ -67,9 +67,10 @@ class Provider(Protocol):
         as they are known, which is well before the instance runs.
         """
 
-    async def delete(self, instance_id: str) -> None:
+    async def delete(self, instance_id: str, *, seen: bool) -> None:
         """Delete the instance and what belongs to it; returns when the cloud has accepted that. An
-        instance that is gone is no error.
+        instance that is gone is no error. `seen`: `wait_for_addresses` has found it once; if not, "not
+        found" may also mean that the cloud does not know it yet.
         """
 
     async def close(self) -> None:

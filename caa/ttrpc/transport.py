@@ -1,6 +1,7 @@
 """What the client's and the server's end of a connection have in common."""
 
 import asyncio
+import contextlib
 
 READ_SIZE = 256 * 1024
 CLOSE_SECONDS = 1.0
@@ -24,6 +25,6 @@ async def close(writer: asyncio.StreamWriter) -> None:
     try:
         await asyncio.wait([closed], timeout=CLOSE_SECONDS)
     finally:
-        if not closed.done():  # else abort may fail: asyncio's transports don't expect it then
+        with contextlib.suppress(AttributeError):  # asyncio's own, if the connection has just been lost
             writer.transport.abort()
         await asyncio.gather(closed, return_exceptions=True)

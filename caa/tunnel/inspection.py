@@ -12,7 +12,8 @@ from typing import get_args
 from caa.errors import FailedPreconditionError, InvalidArgumentError
 from caa.tunnel import threads
 from caa.tunnel.model import Neighbor, PodNetwork, Route, RouteProtocol, RouteScope
-from caa.tunnel.netlink import (
+from caa.tunnel.netns import Namespace
+from caa.tunnel.rtnetlink import (
     NUD_PERMANENT,
     RT_TABLE_MAIN,
     RTN_UNICAST,
@@ -21,7 +22,6 @@ from caa.tunnel.netlink import (
     RouteEntry,
     Rtnetlink,
 )
-from caa.tunnel.netns import Namespace
 
 # Numbers from linux/rtnetlink.h for the names that the JSON has.
 PROTOCOLS: dict[RouteProtocol, int] = {"kernel": 2, "boot": 3, "static": 4, "dhcp": 16}

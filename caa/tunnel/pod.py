@@ -20,7 +20,9 @@ from caa.tunnel.inspection import (
     second_interface,
 )
 from caa.tunnel.model import PodNetwork
-from caa.tunnel.netlink import (
+from caa.tunnel.netlink import already
+from caa.tunnel.netns import Namespace
+from caa.tunnel.rtnetlink import (
     NUD_PERMANENT,
     VXLAN_OVERHEAD,
     Link,
@@ -28,9 +30,7 @@ from caa.tunnel.netlink import (
     RouteEntry,
     Rtnetlink,
     Vxlan,
-    already,
 )
-from caa.tunnel.netns import Namespace
 
 log = structlog.get_logger(__name__)
 

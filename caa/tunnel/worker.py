@@ -11,8 +11,9 @@ from caa.polling import growing, poll
 from caa.tunnel import firewall, threads
 from caa.tunnel.inspection import require_apart
 from caa.tunnel.model import PodNetwork
-from caa.tunnel.netlink import Link, NetlinkError, Rtnetlink, Vxlan
+from caa.tunnel.netlink import NetlinkError
 from caa.tunnel.netns import Namespace
+from caa.tunnel.rtnetlink import Link, Rtnetlink, Vxlan
 
 DEVICE = "vxlan1"
 _VNI_FREE_TIMEOUT = 10.0

@@ -4,30 +4,23 @@ import os
 import sqlite3
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from ipaddress import IPv4Address
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
-from caa.demo import CAA, Child, Shim, WorkerNode
-from caa.fakecloud import FakeCloudSettings, Instance, LocalCloud, Order
+from caa.demo import CAA, Child, Stage, WorkerNode
+from caa.fakecloud import Instance, LocalCloud, Order
 from caa.polling import growing, poll
+from caa.sandbox import Step
 
 
-class Node:
-    """A worker node, the local cloud, and a state folder that outlives daemons."""
+class Node(Stage):
+    """A stage that tests can ask what is left on it."""
 
     def __init__(self, worker: WorkerNode, cloud: LocalCloud, folder: Path) -> None:
-        self.worker = worker
-        self.cloud = cloud
-        self.folder = folder
-        self.socket = folder / "hypervisor.sock"
-        self.grpc_socket = folder / "grpc.sock"
-        self.pods_dir = folder / "pods"
-        self.journal = folder / "state" / "journal.db"
-        self._daemons = 0
+        super().__init__(worker, cloud, folder)
         self.ever_created = 0
         create = cloud.instances.create
 
@@ -37,32 +30,12 @@ class Node:
 
         cloud.instances.create = counted  # type: ignore[method-assign]  # what no API call tells
 
-    @property
-    def instance_ids(self) -> list[str]:
-        return [instance.id for instance in self.cloud.instances]
+    def daemon_with(self, *flags: str) -> AbstractAsyncContextManager[Child]:
+        return self.daemon((*CAA, "alibabacloud", *flags))
 
-    def environ(self) -> Mapping[str, str]:
-        return {
-            **self.cloud.environment,
-            "REMOTE_HYPERVISOR_ENDPOINT": str(self.socket),
-            "HYPERVISOR_GRPC_ENDPOINT": str(self.grpc_socket),
-            "PODS_DIR": str(self.pods_dir),
-            "CAA_STATE_DIR": str(self.folder / "state"),
-            "LOG_FORMAT": "json",
-        }
-
-    def daemon(self, *flags: str, dies_at: int | None = None) -> AbstractAsyncContextManager[Child]:
-        self._daemons += 1
-        mortal = (sys.executable, str(Path(__file__).with_name("mortal_daemon.py")), str(dies_at))
-        command = (*CAA, "alibabacloud", *flags) if dies_at is None else mortal
-        log = self.folder / f"daemon-{self._daemons}.log"
-        return Child.running(command, log, environ=self.environ(), netns=self.worker.netns)
-
-    def shim(self) -> Shim:
-        return Shim(self.socket, uuid.uuid4().hex)
-
-    async def pod(self, name: str) -> tuple[Path, IPv4Address]:
-        return await self.worker.add_pod(name)
+    def mortal_daemon(self, dies_at: Step) -> AbstractAsyncContextManager[Child]:
+        script = Path(__file__).with_name("mortal_daemon.py")
+        return self.daemon((sys.executable, str(script), str(dies_at.value)))
 
     def journal_rows(self) -> list[str]:
         with sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True) as journal:
@@ -85,12 +58,6 @@ class Node:
 
 @pytest.fixture
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    folder = tmp_path_factory.mktemp("n")
     name = f"caat-{os.getpid()}-{uuid.uuid4().hex[:4]}"
-    async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(WorkerNode.up(name))
-        settings = FakeCloudSettings(
-            dir=folder / "cloud", boot="netns", workers=(worker.netns.name,), vpc_name=f"{name}-vpc"
-        )
-        cloud = await stack.enter_async_context(LocalCloud(settings))
-        yield Node(worker, cloud, folder)
+    async with Node.up(name, tmp_path_factory.mktemp("n")) as node:
+        yield node

@@ -1,7 +1,6 @@
 """The remote-hypervisor API as shims and tools see it, against the real daemon on the local cloud."""
 
 import asyncio
-import contextlib
 import json
 import stat
 import uuid
@@ -22,20 +21,13 @@ from caa.proto import podvminfo_pb2 as podvminfo
 from caa.ttrpc import Client, RpcError
 
 if TYPE_CHECKING:
-    from conftest import Node
+    from tests.e2e.conftest import Node
 
 pytestmark = pytest.mark.root
 
 Answer = TypeVar("Answer", bound=Message)
 
 NAMES = {"io.kubernetes.cri.sandbox-name": "web", "io.kubernetes.cri.sandbox-namespace": "default"}
-
-
-@contextlib.asynccontextmanager
-async def serving(node: "Node", *flags: str) -> Any:
-    async with node.daemon(*flags) as daemon:
-        await daemon.event("serving", 60)
-        yield daemon
 
 
 async def call(node: "Node", method: str, request: Message, answer: type[Answer]) -> Answer:
@@ -50,7 +42,7 @@ async def refused(node: "Node", method: str, request: Message, answer: type[Mess
 
 
 async def test_requests_that_can_not_be_met(node: "Node") -> None:
-    netns, _ = await node.pod("web")
+    netns, _ = await node.worker.add_pod("web")
 
     async def create(**fields: Any) -> tuple[Code, str]:
         request = {"id": "s1", "annotations": NAMES, "networkNamespacePath": str(netns)} | fields
@@ -58,7 +50,7 @@ async def test_requests_that_can_not_be_met(node: "Node") -> None:
             node, "CreateVM", hypervisor.CreateVMRequest(**request), hypervisor.CreateVMResponse
         )
 
-    async with serving(node):
+    async with node.daemon():
         for bad_id in ("", "a/b", "..", "../x", "x" * 200):
             assert (await create(id=bad_id))[0] is Code.INVALID_ARGUMENT, bad_id
         code, told = await create(annotations={})
@@ -89,8 +81,8 @@ async def test_requests_that_can_not_be_met(node: "Node") -> None:
 
 
 async def test_create_makes_private_files_and_no_cloud_call(node: "Node") -> None:
-    netns, address = await node.pod("web")
-    async with serving(node), node.shim() as shim:
+    netns, address = await node.worker.add_pod("web")
+    async with node.daemon(), node.shim() as shim:
         calls = len(list(node.cloud.calls))
         socket = await shim.create_vm(pod="web", namespace="default", netns=netns)
         assert len(list(node.cloud.calls)) == calls
@@ -113,8 +105,8 @@ async def test_create_makes_private_files_and_no_cloud_call(node: "Node") -> Non
 
 
 async def test_starting_twice_and_stopping_meanwhile(node: "Node") -> None:
-    netns, _ = await node.pod("web")
-    async with serving(node), node.shim() as shim:
+    netns, _ = await node.worker.add_pod("web")
+    async with node.daemon(), node.shim() as shim:
         await shim.create_vm(pod="web", namespace="default", netns=netns)
         first = asyncio.create_task(shim.start_vm())
         await instances(node, 1)
@@ -130,8 +122,8 @@ async def test_starting_twice_and_stopping_meanwhile(node: "Node") -> None:
 
 
 async def test_starting_a_running_one_is_ok_at_once(node: "Node") -> None:
-    netns, _ = await node.pod("web")
-    async with serving(node), node.shim() as shim:
+    netns, _ = await node.worker.add_pod("web")
+    async with node.daemon(), node.shim() as shim:
         await shim.create_vm(pod="web", namespace="default", netns=netns)
         await shim.start_vm()
         await call(node, "StartVM", hypervisor.StartVMRequest(id=shim.sandbox_id), hypervisor.StartVMResponse)
@@ -141,8 +133,8 @@ async def test_starting_a_running_one_is_ok_at_once(node: "Node") -> None:
 
 
 async def test_a_caller_that_goes_away_leaves_nothing(node: "Node") -> None:
-    netns, _ = await node.pod("web")
-    async with serving(node), node.shim() as shim:
+    netns, _ = await node.worker.add_pod("web")
+    async with node.daemon(), node.shim() as shim:
         await shim.create_vm(pod="web", namespace="default", netns=netns)
         start = asyncio.create_task(shim.start_vm())
         await instances(node, 1)
@@ -166,8 +158,8 @@ async def test_a_caller_that_goes_away_leaves_nothing(node: "Node") -> None:
     ids=lambda value: value if isinstance(value, str) else value.code,
 )
 async def test_what_the_cloud_refuses_is_told_and_undone(node: "Node", fault: Fault, told: str) -> None:
-    netns, _ = await node.pod("web")
-    async with serving(node), node.shim() as shim:
+    netns, _ = await node.worker.add_pod("web")
+    async with node.daemon(), node.shim() as shim:
         await shim.create_vm(pod="web", namespace="default", netns=netns)
         node.cloud.faults.add(fault)
         with pytest.raises(RpcError) as caught:
@@ -178,8 +170,8 @@ async def test_what_the_cloud_refuses_is_told_and_undone(node: "Node", fault: Fa
 
 
 async def test_a_vm_that_does_not_answer_is_told_and_undone(node: "Node") -> None:
-    netns, _ = await node.pod("web")
-    async with serving(node, "--proxy-timeout", "100ms", "--forwarder-port", "9"), node.shim() as shim:
+    netns, _ = await node.worker.add_pod("web")
+    async with node.daemon_with("--proxy-timeout", "100ms", "--forwarder-port", "9"), node.shim() as shim:
         await shim.create_vm(pod="web", namespace="default", netns=netns)
         with pytest.raises(RpcError) as caught:
             await shim.start_vm()
@@ -189,9 +181,9 @@ async def test_a_vm_that_does_not_answer_is_told_and_undone(node: "Node") -> Non
 
 
 async def test_a_cloud_that_will_not_delete_does_not_hold_the_pod_up(node: "Node") -> None:
-    netns, _ = await node.pod("web")
+    netns, _ = await node.worker.add_pod("web")
     async with node.shim() as shim:
-        async with serving(node):
+        async with node.daemon():
             await shim.create_vm(pod="web", namespace="default", netns=netns)
             await shim.start_vm()
             node.cloud.faults.add(
@@ -201,14 +193,14 @@ async def test_a_cloud_that_will_not_delete_does_not_hold_the_pod_up(node: "Node
             assert len(node.instance_ids) == 1
             assert node.journal_rows() == [shim.sandbox_id]
         node.cloud.faults.clear()
-        async with serving(node):
+        async with node.daemon():
             await node.nothing_is_left("web")
 
 
 async def test_pods_at_once(node: "Node") -> None:
     """Eight pods start side by side; one that can't start does not hold the others up."""
-    async with serving(node):
-        pods = [await node.pod(f"p{number}") for number in range(8)]
+    async with node.daemon():
+        pods = [await node.worker.add_pod(f"p{number}") for number in range(8)]
         shims = [node.shim() for _ in pods]
         for number, (shim, (netns, _)) in enumerate(zip(shims, pods, strict=True)):
             await shim.create_vm(pod=f"p{number}", namespace="default", netns=netns)
@@ -226,8 +218,8 @@ async def test_pods_at_once(node: "Node") -> None:
 
 
 async def test_grpc_is_the_same_service(node: "Node") -> None:
-    netns, _ = await node.pod("web")
-    async with serving(node), grpc.aio.insecure_channel(f"unix:{node.grpc_socket}") as channel:
+    netns, _ = await node.worker.add_pod("web")
+    async with node.daemon(), grpc.aio.insecure_channel(f"unix:{node.grpc_socket}") as channel:
 
         async def ask(service: str, method: str, request: Message, answer: type[Message]) -> Any:
             rpc = channel.unary_unary(
@@ -272,7 +264,7 @@ async def test_grpc_is_the_same_service(node: "Node") -> None:
 
 
 async def test_waiting_for_a_pod_that_never_comes_ends_at_the_deadline(node: "Node") -> None:
-    async with serving(node), await Client.connect_unix(node.socket) as client:
+    async with node.daemon(), await Client.connect_unix(node.socket) as client:
         request = podvminfo.GetInfoRequest(PodName="web", PodNamespace="default", Wait=True)
         with pytest.raises(RpcError) as caught:
             await client.call(

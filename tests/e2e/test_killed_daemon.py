@@ -14,7 +14,7 @@ from caa.proto import agent_pb2 as agent
 from caa.sandbox import Step
 
 if TYPE_CHECKING:
-    from conftest import Node
+    from tests.e2e.conftest import Node
 
 pytestmark = pytest.mark.root
 
@@ -28,10 +28,9 @@ HALF_GONE = [step for step in Step if step >= Step.STOP_INTENDED]
 
 async def live_until_killed(node: "Node", step: Step, pod: str) -> str:
     """A pod's life with a daemon that dies at `step`; the sandbox's id."""
-    netns, _ = await node.pod(pod)
+    netns, _ = await node.worker.add_pod(pod)
     shim = node.shim()
-    async with node.daemon(dies_at=step) as daemon, shim:
-        await daemon.event("serving", 60)
+    async with node.mortal_daemon(step) as daemon, shim:
         with contextlib.suppress(CaaError, OSError):
             await shim.create_vm(pod=pod, namespace="default", netns=netns)
             await shim.start_vm()
@@ -44,8 +43,7 @@ async def live_until_killed(node: "Node", step: Step, pod: str) -> str:
 @pytest.mark.parametrize("step", HALF_MADE, ids=lambda step: f"{step:02}-{step.name.lower()}")
 async def test_what_was_half_made_is_undone(node: "Node", step: Step) -> None:
     sandbox = await live_until_killed(node, step, "web")
-    async with node.daemon() as daemon:
-        await daemon.event("serving", 60)
+    async with node.daemon():
         await node.nothing_is_left("web")
         # The shim's own cleaning up, and a new life under the same id.
         shim = node.shim()
@@ -58,8 +56,7 @@ async def test_what_was_half_made_is_undone(node: "Node", step: Step) -> None:
 
 async def test_a_created_one_waits_for_its_start(node: "Node") -> None:
     sandbox = await live_until_killed(node, Step.CREATE_RECORDED, "web")
-    async with node.daemon() as daemon, node.shim() as shim:
-        await daemon.event("serving", 60)
+    async with node.daemon(), node.shim() as shim:
         shim.sandbox_id = sandbox
         shim.use_agent_socket(node.pods_dir / sandbox / "agent.ttrpc")
         await shim.start_vm()
@@ -70,8 +67,7 @@ async def test_a_created_one_waits_for_its_start(node: "Node") -> None:
 
 async def test_a_running_one_goes_on(node: "Node") -> None:
     sandbox = await live_until_killed(node, Step.RUNNING_RECORDED, "web")
-    async with node.daemon() as daemon, node.shim() as shim, node.shim() as other:
-        await daemon.event("serving", 60)
+    async with node.daemon(), node.shim() as shim, node.shim() as other:
         shim.sandbox_id = sandbox
         shim.use_agent_socket(node.pods_dir / sandbox / "agent.ttrpc")
         before = list(node.instance_ids)
@@ -83,7 +79,7 @@ async def test_a_running_one_goes_on(node: "Node") -> None:
         await node.worker.ping(node.worker.address_of("web"), timeout=10)
         assert node.instance_ids == before
 
-        netns, _ = await node.pod("other")
+        netns, _ = await node.worker.add_pod("other")
         await other.create_vm(pod="other", namespace="default", netns=netns)
         vnis = [
             json.loads((node.pods_dir / each / "apf.json").read_text())["pod-network"]["vxlan-id"]
@@ -98,16 +94,14 @@ async def test_a_running_one_goes_on(node: "Node") -> None:
 @pytest.mark.parametrize("step", HALF_GONE, ids=lambda step: f"{step:02}-{step.name.lower()}")
 async def test_what_was_half_gone_is_finished(node: "Node", step: Step) -> None:
     await live_until_killed(node, step, "web")
-    async with node.daemon() as daemon:
-        await daemon.event("serving", 60)
+    async with node.daemon():
         await node.nothing_is_left("web")
 
 
 async def test_an_instance_whose_answer_was_lost_is_found_and_deleted(node: "Node") -> None:
-    """RunInstances took effect, its answer was on the way when the daemon died: only the client token is known."""
-    netns, _ = await node.pod("web")
+    """RunInstances took effect, its answer was not seen: only the client token is known."""
+    netns, _ = await node.worker.add_pod("web")
     async with node.daemon() as daemon, node.shim() as shim:
-        await daemon.event("serving", 60)
         await shim.create_vm(pod="web", namespace="default", netns=netns)
         node.cloud.faults.add(Fault(action="RunInstances", when="after", delay=60))
         start = asyncio.create_task(shim.start_vm())
@@ -120,7 +114,6 @@ async def test_an_instance_whose_answer_was_lost_is_found_and_deleted(node: "Nod
         with pytest.raises(CaaError):
             await start
         assert len(node.instance_ids) == 1
-    async with node.daemon() as daemon:
-        await daemon.event("serving", 60)
+    async with node.daemon():
         await node.nothing_is_left("web")
     assert node.ever_created == 1

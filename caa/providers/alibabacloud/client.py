@@ -4,7 +4,7 @@ synchronous call, in threads.
 Three choices, with the numbers of `bench/sdk_calls.py` behind them:
 
 - Threads, not the SDK's `*_async`: those make a TLS context (which parses a CA bundle) and a connection for
-  every call, on the event loop, and take 24 times as long. The synchronous ones keep connections.
+  every call, on the event loop, and take some 20 times as long. The synchronous ones keep connections.
 - The engine's `call_api` with an action's name, not the generated clients of ECS and VPC: a request is then
   exactly the JSON that a plan holds, and thousands of model classes need not be imported.
 - Parameters in the body. The generated clients put all of them into the URL, up to 43 KiB of user data too,

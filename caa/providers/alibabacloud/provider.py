@@ -168,8 +168,11 @@ class AlibabaCloud:
         try:
             await _answer(self._ecs, "RunInstances", request, CHECK_TIMEOUT)
         except ApiError as error:
-            if error.kind is not Kind.DRY_RUN:
-                raise StartupError(f"dry run of the settings: {self._explained(error, request)}") from None
+            told = f"dry run of the settings: {self._explained(error, request)}"
+            if error.kind is Kind.NO_STOCK:
+                log.warning(told)  # the settings are right, and the stock may be back for the next pod
+            elif error.kind is not Kind.DRY_RUN:
+                raise StartupError(told) from None
 
     def plan(self, order: VmOrder) -> LaunchPlan:
         """The RunInstances request. It holds the user data, in which there are keys: keep it as a secret."""
@@ -240,7 +243,7 @@ class AlibabaCloud:
                     f" in {request['RegionId']} (client token {token}): look for it, and delete it"
                 ) from None
             raise self._explained(error, request) from None
-        await self.delete(instance_id)
+        await self.delete(instance_id, seen=False)
 
     async def _run_instances(self, request: Mapping[str, Any]) -> str:
         answer = await _answer(self._ecs, "RunInstances", request, LAUNCH_TIMEOUT)
@@ -276,7 +279,9 @@ class AlibabaCloud:
                 waiting_for=(Kind.NOT_YET,),
             )
 
-    async def delete(self, instance_id: str) -> None:
+    async def delete(self, instance_id: str, *, seen: bool) -> None:
+        if not seen:  # another process may have launched it, a moment ago
+            self._appearing.setdefault(instance_id, asyncio.get_running_loop().time() + APPEARS_WITHIN)
         request = {"InstanceId": instance_id, "Force": "true"}
 
         async def ask() -> tuple[bool | None, str]:

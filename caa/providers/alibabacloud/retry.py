@@ -52,7 +52,7 @@ async def persist(
             return await ask()
         except ApiError as error:
             if error.kind in TRANSIENT:
-                log.info("a request will be repeated", error=str(error))
+                log.warning("a request is repeated", error=str(error))
             elif error.kind not in waiting_for:
                 raise
             not_before = loop.time() + error.retry_after

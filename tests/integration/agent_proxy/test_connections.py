@@ -131,9 +131,9 @@ async def test_a_shim_whose_forwarder_can_not_be_reached_is_let_go(
         # It is asked for anew for each connection: once the forwarder is back, all is well.
         forwarder, _ = await listen(free_port)
         reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(b"again")
-        peer = await forwarder.accept()
-        assert await peer.reader.readexactly(5) == b"again"
+        frame = Frame(1, FrameType.REQUEST, 0, b"again")
+        writer.write(encode_frame(frame))
+        assert await (await forwarder.accept()).receive() == frame
         writer.close()
     finally:
         await subject.close()
@@ -195,11 +195,11 @@ async def test_the_socket_is_private_and_replaces_a_stale_one(proxied: "Proxied"
     path = tmp_path / "stale.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    await proxied.proxy.close()
+    await proxied.forwarder.accept()  # the connection that was made ahead
+    proxied.path = path
     subject = AgentProxy(path, proxied.proxy._forwarder, structlog.get_logger())
     await subject.listen()
-    _, writer = await asyncio.open_unix_connection(path)
-    writer.close()
+    await works(*await proxied.pair())
     await subject.close()
     assert not path.exists()
 

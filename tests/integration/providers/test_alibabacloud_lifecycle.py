@@ -46,9 +46,9 @@ async def test_a_whole_life(
     assert instance.order.tags["caa-sandbox"] == "ab" * 32
 
     assert await provider.wait_for_addresses(instance_id) == (instance.address,)
-    await provider.delete(instance_id)
+    await provider.delete(instance_id, seen=True)
     await nothing_left(cloud)
-    await provider.delete(instance_id)
+    await provider.delete(instance_id, seen=True)
 
 
 async def test_a_launch_repeated_is_the_same_instance(
@@ -262,7 +262,7 @@ async def test_an_instance_that_vanishes(
     waiting = asyncio.create_task(provider.wait_for_addresses(instance_id))
     while "ok" not in outcomes(cloud, "DescribeInstanceAttribute"):
         await asyncio.wait([waiting], timeout=0.01)
-    await make_provider(cloud).delete(instance_id)
+    await make_provider(cloud).delete(instance_id, seen=True)
     with pytest.raises((NotFoundError, UnavailableError), match=f"{instance_id}"):
         await waiting
 
@@ -292,8 +292,21 @@ async def test_an_instance_unknown_to_the_cloud(provider: AlibabaCloud) -> None:
 async def test_deleting_at_once_waits_for_the_instance_to_allow_it(
     cloud: LocalCloud, provider: AlibabaCloud, plan: Plan, nothing_left: NothingLeft
 ) -> None:
-    await provider.delete(await provider.launch(plan(provider)))
+    await provider.delete(await provider.launch(plan(provider)), seen=False)
     assert outcomes(cloud, "DeleteInstance")[0] == "IncorrectInstanceStatus.Initializing"
+    await nothing_left(cloud)
+
+
+async def test_an_instance_that_no_call_has_found_yet_may_be_another_process_s(
+    cloud: LocalCloud,
+    provider: AlibabaCloud,
+    make_provider: MakeProvider,
+    plan: Plan,
+    nothing_left: NothingLeft,
+) -> None:
+    instance_id = await provider.launch(plan(provider))
+    cloud.faults.add(Fault(action="DeleteInstance", code="InvalidInstanceId.NotFound", status=404))
+    await make_provider(cloud).delete(instance_id, seen=False)
     await nothing_left(cloud)
 
 
@@ -301,7 +314,7 @@ async def test_not_found_does_not_mean_gone_just_after_creation(
     cloud: LocalCloud, provider: AlibabaCloud, plan: Plan, nothing_left: NothingLeft
 ) -> None:
     cloud.faults.add(Fault(action="DeleteInstance", code="InvalidInstanceId.NotFound", status=404, times=2))
-    await provider.delete(await provider.launch(plan(provider)))
+    await provider.delete(await provider.launch(plan(provider)), seen=False)
     await nothing_left(cloud)
 
 
@@ -310,7 +323,7 @@ async def test_a_delete_whose_answer_is_lost(
 ) -> None:
     instance_id = await provider.launch(plan(provider))
     cloud.faults.add(Fault(action="DeleteInstance", nth=1, drop="after", share=0.5, times=2))
-    await provider.delete(instance_id)
+    await provider.delete(instance_id, seen=True)
     await nothing_left(cloud)
 
 
@@ -319,7 +332,7 @@ async def test_a_delete_that_is_not_allowed(cloud: LocalCloud, provider: Alibaba
     with pytest.raises(
         PermissionDeniedError, match=r"Forbidden\.RAM for i-1: .*: grant ecs:DeleteInstance to"
     ):
-        await provider.delete("i-1")
+        await provider.delete("i-1", seen=True)
 
 
 async def test_connections_are_kept(cloud: LocalCloud, provider: AlibabaCloud, plan: Plan) -> None:

@@ -167,7 +167,7 @@ async def test_an_expired_session_of_somebody_elses_is_told(
 ) -> None:
     cloud.faults.add(Fault(action="DeleteInstance", code="InvalidSecurityToken.Expired", status=403))
     with pytest.raises(PermissionDeniedError, match="give a new ALIBABACLOUD_SECURITY_TOKEN"):
-        await make_provider(cloud).delete("i-1")
+        await make_provider(cloud).delete("i-1", seen=True)
 
 
 async def test_closing_in_the_middle_of_a_renewal(rrsa_cloud: LocalCloud, until: Until) -> None:

@@ -213,17 +213,16 @@ def leftovers(*namespaces: "LabNamespace") -> dict[str, Any]:
     """Everything in the namespaces that an end of a tunnel consists of; {} if there is nothing."""
     found: dict[str, Any] = {}
     for namespace in namespaces:
-        links = namespace.show("link show")
         found[f"{namespace.name} devices"] = [
-            link["ifname"] for link in links if link.get("linkinfo", {}).get("info_kind") == "vxlan"
+            link["ifname"]
+            for link in namespace.show("link show")
+            if link.get("linkinfo", {}).get("info_kind") == "vxlan"
         ]
-        found[f"{namespace.name} qdiscs"] = [
-            qdisc["dev"] for qdisc in namespace.show_tc("qdisc show") if qdisc["kind"] == "ingress"
-        ]
+        # No filter without its qdisc.
+        qdiscs = [qdisc["dev"] for qdisc in namespace.show_tc("qdisc show") if qdisc["kind"] == "ingress"]
+        found[f"{namespace.name} qdiscs"] = qdiscs
         found[f"{namespace.name} filters"] = [
-            entry
-            for link in links
-            for entry in namespace.show_tc(f"filter show dev {link['ifname']} ingress")
+            entry for device in qdiscs for entry in namespace.show_tc(f"filter show dev {device} ingress")
         ]
         found[f"{namespace.name} tables"] = nft_tables(namespace)
     return {what: there for what, there in found.items() if there}

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from caa.errors import InternalError, NotFoundError, PermissionDeniedError
-from caa.tunnel.netlink import NetlinkError, Rtnetlink, Vxlan
+from caa.tunnel.netlink import NetlinkError
 from caa.tunnel.netns import Namespace
+from caa.tunnel.rtnetlink import Rtnetlink, Vxlan
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Netlab
@@ -92,7 +93,7 @@ def test_works_where_uvloop_makes_the_event_loops(netlab: "Netlab") -> None:
     place = netlab.namespace("place")
     program = f"""
 import asyncio, uvloop
-from caa.tunnel.netlink import Rtnetlink
+from caa.tunnel.rtnetlink import Rtnetlink
 from caa.tunnel.netns import Namespace
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 def names():

@@ -16,6 +16,7 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
 
 from caa.tunnel import NetlinkError, firewall
 from caa.tunnel.netlink import Message, Netlink, already
+from caa.tunnel.rtnetlink import Rtnetlink
 
 REMOTE = IPv4Address("10.10.0.9")
 DECODERS = {
@@ -108,11 +109,14 @@ def test_tables_removal_tries_the_chain_that_is_in_use_first() -> None:
 
 
 class Kernel:
-    """Stands for a namespace and its socket, with answers as the kernel would give them."""
+    """Stands for a namespace and its socket, with answers as the kernel would give them; b"" ends one
+    request's.
+    """
 
     name = "somewhere"
 
     def __init__(self, *answers: bytes) -> None:
+        self.requests: list[bytes] = []
         self._answers = list(answers)
 
     def open_netlink(self, protocol: int) -> Self:
@@ -122,10 +126,12 @@ class Kernel:
         pass
 
     def send(self, request: bytes) -> int:
+        self.requests.append(request)
         return len(request)
 
     def recv(self, size: int, flags: int) -> bytes:
-        if not self._answers:
+        if not self._answers or not self._answers[0]:
+            del self._answers[:1]
             raise BlockingIOError
         return self._answers.pop(0)
 
@@ -197,6 +203,25 @@ def test_cut_off_answer_is_survived(cut: int) -> None:
     whole = refused(17, b"text\0")
     with pytest.raises(NetlinkError):
         exchange(whole[:cut], refused(1))
+
+
+INTERRUPTED = 0x10
+
+
+def test_list_that_changed_while_it_was_read_is_read_again() -> None:
+    changed_end = message(3, struct.pack("=i", 0), INTERRUPTED)
+    kernel = Kernel(message(16, bytes(16), INTERRUPTED) + DONE, b"", changed_end, b"", DONE)
+    with Rtnetlink(kernel) as netlink:  # type: ignore[arg-type]  # stands for a namespace
+        assert netlink.links() == []
+    assert len(kernel.requests) == 3
+    assert len(set(kernel.requests)) == 1
+
+
+def test_list_that_changes_all_the_time_is_given_up() -> None:
+    kernel = Kernel(*[message(3, struct.pack("=i", 0), INTERRUPTED), b""] * 20)
+    with Rtnetlink(kernel) as netlink, pytest.raises(NetlinkError, match="changed while it was read"):  # type: ignore[arg-type]  # as above
+        netlink.links()
+    assert len(kernel.requests) == 10
 
 
 def test_what_is_done_already_is_fine() -> None:

@@ -17,8 +17,8 @@ from caa.tunnel.inspection import (
     primary_route,
     second_interface,
 )
-from caa.tunnel.netlink import Link, NeighborEntry, RouteEntry
 from caa.tunnel.pod import fitting_mtu, planned_routes
+from caa.tunnel.rtnetlink import Link, NeighborEntry, RouteEntry
 
 ANYWHERE = IPv4Network("0.0.0.0/0")
 GATEWAY = IPv4Address("10.0.0.1")
