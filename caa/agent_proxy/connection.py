@@ -17,7 +17,7 @@ class Connection(asyncio.Protocol):
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         """Done when the connection is over, with the reason if it did not end in good order."""
         self._on_made = on_made
-        self._transport: asyncio.Transport
+        self._made: asyncio.Transport | None = None
         self._received: Callable[[bytes], None] | None = None
         self._ended: Callable[[], bool]
         self._source: Connection
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
     def flow(self) -> None:
         """Hand over what has arrived, and go on reading. Both ends of a pipe are attached before that."""
         assert self._received is not None
-        early, self._early = self._early, []
+        early, self._early, self._held = self._early, [], False
         for data in early:
             self._received(data)
         self.hold(self._held)
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
     def hold(self, held: bool) -> None:
         """Stop reading, or go on."""
         self._held = held
-        if self._transport.is_closing():
+        if self._made is None or self._made.is_closing():
             return
         if held:
             self._transport.pause_reading()
@@ -85,17 +85,24 @@ class Connection(asyncio.Protocol):
         watch.register(self._transport.get_extra_info("socket").fileno(), 0)
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in watch.poll(0))
 
+    @property
+    def _transport(self) -> asyncio.Transport:
+        assert self._made is not None
+        return self._made
+
     # What the event loop tells it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._made = cast(asyncio.Transport, transport)
+        if self._early:
+            self.hold(True)
         if self._on_made is not None:
             self._on_made(self)
 
     def data_received(self, data: bytes) -> None:
         if self._received is None:
             self._early.append(data)
-            self._transport.pause_reading()
+            self.hold(True)
         else:
             self._received(data)
 

@@ -154,23 +154,26 @@ class _Race:
 async def _open(forwarder: Forwarder, tls: ssl.SSLContext | None) -> Connection:
     """One attempt. Raises OSError, of which ssl.SSLError is one."""
     loop = asyncio.get_running_loop()
-    family = socket.AF_INET6 if ":" in forwarder.host else socket.AF_INET
-    raw = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        tune(raw)
         async with asyncio.timeout(_CONNECT_SECONDS):
-            await loop.sock_connect(raw, (forwarder.host, forwarder.port))
-    except BaseException as error:
-        raw.close()
-        if isinstance(error, TimeoutError) and not error.errno:
-            raise TimeoutError(f"no answer within {_CONNECT_SECONDS:g} s") from None
-        raise
-    # The handshake fails on its own after this time; as an OSError, like all that can go wrong on the way.
-    name = forwarder.server_name if tls else None
-    handshake = _HANDSHAKE_SECONDS if tls else None
-    _, connection = await loop.create_connection(
-        Connection, sock=raw, ssl=tls, server_hostname=name, ssl_handshake_timeout=handshake
+            transport, connection = await loop.create_connection(Connection, forwarder.host, forwarder.port)
+    except TimeoutError as error:
+        if error.errno:  # the kernel's
+            raise
+        raise TimeoutError(f"no answer within {_CONNECT_SECONDS:g} s") from None
+    tune(transport.get_extra_info("socket"))
+    if tls is None:
+        return connection
+    connection = Connection()
+    secured = await loop.start_tls(
+        transport,
+        connection,
+        tls,
+        server_hostname=forwarder.server_name,
+        ssl_handshake_timeout=_HANDSHAKE_SECONDS,
     )
+    assert secured is not None
+    connection.connection_made(secured)  # start_tls leaves that to its caller
     try:
         await _wait_for_verdict(connection)
     except BaseException:
@@ -188,7 +191,8 @@ async def _wait_for_verdict(connection: Connection) -> None:
     Raises OSError if the connection is lost.
     """
     tls = connection.tls
-    if tls is not None and tls.version() == "TLSv1.3":
+    assert tls is not None
+    if tls.version() == "TLSv1.3":
 
         async def verdict() -> tuple[bool | None, str]:
             return connection.lost.done() or (tls.session is not None and tls.session.has_ticket) or None, ""

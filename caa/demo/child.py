@@ -34,9 +34,11 @@ class Child:
         log: Path,
         *,
         environ: Mapping[str, str] | None = None,
+        keep_environ: bool = True,
         netns: Path | None = None,
     ) -> AsyncIterator[Self]:
-        """Run `command` for as long as the context lasts, then end it.
+        """Run `command` for as long as the context lasts, then end it. `environ` is added to the
+        environment of this process, or instead of it.
 
         It gets a session of its own, so that a Ctrl-C reaches the demo alone, and is ended with the thread
         that started it, so that it can't outlive a demo that was killed.
@@ -47,7 +49,7 @@ class Child:
         process = await asyncio.create_subprocess_exec(
             *prefix,
             *command,
-            env={**os.environ, **(environ or {})},
+            env={**(os.environ if keep_environ else {}), **(environ or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

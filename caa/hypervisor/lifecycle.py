@@ -36,6 +36,7 @@ from caa.polling import growing
 from caa.providers import Provider, VmOrder
 from caa.sandbox import RECOVERY, Journal, Recovery, Sandbox, State, Step
 from caa.tunnel import PodNetwork, WorkerOptions, read_pod_network, set_up_worker, tear_down_worker
+from caa.unix_socket import MAX_PATH
 
 T = TypeVar("T")
 
@@ -123,6 +124,12 @@ class Lifecycle:
         if sandbox_id in self._entries:
             raise AlreadyExistsError(
                 f"sandbox {sandbox_id} exists{self._condition(self._entries[sandbox_id])}"
+            )
+        socket = self._folder(sandbox_id) / AGENT_SOCKET
+        if len(os.fsencode(socket)) > MAX_PATH:
+            raise InvalidArgumentError(
+                f"the agent socket {socket} would have more than the {MAX_PATH} bytes that unix sockets allow:"
+                " use a shorter folder for --pods-dir (PODS_DIR)"
             )
         entry = _Entry(sandbox_id, self._free_slot(), (pod.namespace, pod.name))
         self._entries[sandbox_id] = entry

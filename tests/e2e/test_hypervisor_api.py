@@ -53,6 +53,9 @@ async def test_requests_that_can_not_be_met(node: "Node") -> None:
     async with node.daemon():
         for bad_id in ("", "a/b", "..", "../x", "x" * 200):
             assert (await create(id=bad_id))[0] is Code.INVALID_ARGUMENT, bad_id
+        code, told = await create(id="x" * 100)
+        assert code is Code.INVALID_ARGUMENT
+        assert "PODS_DIR" in told
         code, told = await create(annotations={})
         assert code is Code.INVALID_ARGUMENT
         assert "sandbox-name" in told

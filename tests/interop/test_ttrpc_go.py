@@ -286,7 +286,7 @@ async def test_go_client_calls_us(go_program: Path, our_server: tuple[Path, Serv
         "no method": "Unimplemented: service interop.Trial has no method 'Other' here",
         "large": "3900000",
         "large response": "3900000",
-        "timeout": "context deadline exceeded",
+        "timeout": "at the deadline",
         "letters": "a,b,c",
         "no letters": "",
         "letters then failure": "Aborted: a,b rpc error: code = Aborted desc = no more letters",
