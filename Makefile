@@ -17,7 +17,7 @@ demo: $(VENV)/runtime ## One pod in one VM, from end to end, on this machine (ro
 	@$(SUDO) $(BIN)/caa demo
 
 test: $(VENV)/dev ## All tests (those that need root are skipped without it)
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses auto $(TESTS)
 
 lint: $(VENV)/dev proto-check types ## Style, types, and whether the generated code is current
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -71,6 +72,8 @@ class Namespace:
             return there
 
         def create() -> None:
+            # pyroute2 would mount whatever it finds there on itself, and leave that behind.
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "unshare")
             # pyroute2's `create` forks; its `attach` mounts the namespace of any task.

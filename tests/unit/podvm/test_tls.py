@@ -67,9 +67,10 @@ def certify(
     common_name: str = "",
     is_ca: bool = False,
     constrained: bool = True,
+    like_go: bool = False,
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
 ) -> Credentials:
-    """A certificate as somebody else might make one."""
+    """A certificate as somebody else might make one; `like_go`: as the Go daemon makes its client's."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)]
     if common_name:
@@ -89,6 +90,19 @@ def certify(
     )
     if constrained:
         builder = builder.add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+    if like_go:
+        usages = {"digital_signature", "key_cert_sign"}
+        others = (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        )
+        usage_flags = {name: name in usages for name in (*usages, *others)}
+        builder = builder.add_extension(x509.KeyUsage(**usage_flags), critical=True)
     return Credentials(
         builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM).decode(),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
@@ -294,6 +308,25 @@ def test_a_leaf_of_some_other_ca_can_be_the_one_trusted_client(authority: Author
     for other in (sibling, certify(issuer=given, common_name="child")):
         with pytest.raises(ssl.SSLError):
             shake_hands(client_context(replace(authority, client=other)), server)
+
+
+@VERSIONS
+def test_a_go_daemons_client_certificate_is_accepted_and_no_child_of_it(
+    authority: Authority, version: ssl.TLSVersion
+) -> None:
+    """It may sign certificates by its key usage, but is no CA by its basic constraints."""
+    organization = "cloud-api-adaptor"
+    theirs = certify(issuer=None, organization=organization, like_go=True)
+    server = server_context(issued(authority), client_ca=theirs.certificate)
+    server.maximum_version = version
+    shake_hands(client_context(replace(authority, client=theirs)), server)
+    for child in (
+        certify(issuer=theirs, organization=organization),
+        certify(issuer=theirs, organization=organization, like_go=True),
+        certify(issuer=theirs, common_name="child", is_ca=True),
+    ):
+        with pytest.raises(ssl.SSLError):
+            shake_hands(client_context(replace(authority, client=child)), server)
 
 
 def test_with_a_ca_its_clients_are_accepted(authority: Authority, stranger: Authority) -> None:

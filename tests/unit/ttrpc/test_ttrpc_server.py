@@ -344,7 +344,7 @@ async def test_a_cancellation_from_within_is_a_status(peer: "Peer", trial: "Tria
 
 async def test_a_handler_is_cancelled_at_the_deadline(peer: "Peer", trial: "Trial") -> None:
     trial.unary = hanging = Hanging()
-    await peer.request(1, timeout_nano=10_000_000)
+    await peer.request(1, timeout_nano=500_000_000)
     assert (await peer.failure(1))[0] == Code.DEADLINE_EXCEEDED
     assert hanging.cleaned_up
     await peer.works(3)
@@ -413,7 +413,7 @@ async def test_a_deadline_ends_a_stream(peer: "Peer", trial: "Trial") -> None:
             yield message
 
     trial.chat = handler
-    await peer.request(1, "a", method="Chat", flags=Flag.REMOTE_OPEN, timeout_nano=200_000_000)
+    await peer.request(1, "a", method="Chat", flags=Flag.REMOTE_OPEN, timeout_nano=500_000_000)
     assert await peer.message(1) == "a"
     assert (await peer.failure(1))[0] == Code.DEADLINE_EXCEEDED
     await peer.works(3)
