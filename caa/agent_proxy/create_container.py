@@ -29,7 +29,7 @@ _LONGEST_SHOWN = 256
 _TELLTALE = r"secret|token|passw|passphrase|credential|auth|private|signature|(?:api|access)[-_]?key"
 _SECRET_NAME = rf"[\w.~/-]*(?:{_TELLTALE})[\w.~-]*"
 _SECRETS = (
-    (re.compile(r"(?<=://)[^/@\s]+(?=@)"), _HIDDEN),  # https://user:password@host
+    (re.compile(r"(?<=://)[^/\s]+(?=@)"), _HIDDEN),  # https://user:password@host
     (re.compile(rf"(?i)\b((?:{_SECRET_NAME}|sig)\s*=\s*)[^\s,;&]+"), rf"\1{_HIDDEN}"),  # password=…
     (re.compile(rf"(?i)\b({_SECRET_NAME}\"?:\s*\")[^\"]*"), rf"\1{_HIDDEN}"),  # "token": "…"
 )

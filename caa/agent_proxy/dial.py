@@ -32,14 +32,11 @@ _VERDICT_SECONDS = 0.5
 _MOST_ATTEMPTS = 10
 """Attempts at the same time."""
 
-_KEEPALIVE = {
-    # A VM that is gone is noticed within a minute, whether or not something waits to be acknowledged. Not
-    # sooner: the shim gives a health check 30 s, and a shorter fault of the network must cost nothing.
-    socket.TCP_USER_TIMEOUT: 60_000,  # milliseconds
-    socket.TCP_KEEPIDLE: 15,  # seconds, as is the next
-    socket.TCP_KEEPINTVL: 15,
-    socket.TCP_KEEPCNT: 3,
-}
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 3}
+"""A peer that is gone is noticed within a minute (first two in seconds) while nothing is under way to it, and after
+the kernel's quarter of an hour otherwise. TCP_USER_TIMEOUT would shorten the latter, but it also ends connections
+to a peer that lives and just does not read for so long. A shim's health check notices within 30 s anyway.
+"""
 
 _HOPELESS = re.compile(
     r"ALERT_(BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR"
@@ -74,6 +71,7 @@ async def connect(forwarder: Forwarder, *, timeout: float) -> Connection:
     further attempt would change: a wrong certificate, theirs or ours, or TLS settings that do not fit.
     """
     seen = "nothing yet"
+    hopeless = []
     try:
         async with asyncio.timeout(timeout) as limit:
             for tls in (forwarder.tls, *forwarder.earlier_tls):
@@ -81,7 +79,7 @@ async def connect(forwarder: Forwarder, *, timeout: float) -> Connection:
                 try:
                     return await race.run()
                 except FailedPreconditionError as error:
-                    hopeless = error
+                    hopeless.append(error)
                 finally:
                     seen = race.seen
     except TimeoutError:
@@ -90,7 +88,7 @@ async def connect(forwarder: Forwarder, *, timeout: float) -> Connection:
         raise DeadlineExceededError(
             f"{forwarder} not reached within {timeout:g} s; last seen: {seen}"
         ) from None
-    raise hopeless
+    raise hopeless[0]
 
 
 class _Race:
@@ -161,7 +159,13 @@ async def _open(forwarder: Forwarder, tls: ssl.SSLContext | None) -> Connection:
         if error.errno:  # the kernel's
             raise
         raise TimeoutError(f"no answer within {_CONNECT_SECONDS:g} s") from None
-    tune(transport.get_extra_info("socket"))
+    try:
+        if connection.lost.done():
+            raise connection.lost.result() or ConnectionResetError("closed as soon as it was made")
+        tune(transport.get_extra_info("socket"))
+    except OSError:
+        connection.abort()
+        raise
     if tls is None:
         return connection
     connection = Connection()

@@ -30,6 +30,9 @@ _NAMES = b"".join(
 )
 """How a CreateContainer request begins: protobuf's writers emit fields in the order of their numbers."""
 
+_LONGEST_MESSAGE = 16 * 1024
+"""Characters of an error that a client is told: what it sent may be quoted in there."""
+
 _PEEK = 64
 """Bytes of a request's data that are looked at before it is passed on."""
 
@@ -174,6 +177,6 @@ class ResponseTracker:
 
 def error_response(stream_id: int, error: CaaError) -> bytes:
     """The frame that answers the request of this stream with an error's code and message."""
-    status = ttrpc_pb2.Status(code=error.code, message=str(error))
+    status = ttrpc_pb2.Status(code=error.code, message=str(error)[:_LONGEST_MESSAGE])
     response = ttrpc_pb2.Response(status=status)
     return encode_frame(Frame(stream_id, FrameType.RESPONSE, 0, response.SerializeToString()))

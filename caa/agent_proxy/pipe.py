@@ -72,7 +72,7 @@ class Pipe:
                 task.cancel()
             self._client.abort()
             self._server.abort()
-            await asyncio.wait(both)
+            await asyncio.wait(both, timeout=_FLUSH_SECONDS)
             if self._tasks:
                 await asyncio.wait(self._tasks)
 

@@ -62,6 +62,12 @@ async def meet_another() -> Connection:
     raise error
 
 
+async def be_alerted() -> Connection:
+    error = ssl.SSLError(1, "alert")
+    error.reason = "TLSV1_ALERT_UNKNOWN_CA"
+    raise error
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "_PAUSES", (0.001, 1.0, 0.001))
@@ -145,9 +151,9 @@ async def test_earlier_certificates_are_tried_in_turn(play: Play) -> None:
     assert attempts.contexts == [newest, earlier]
 
 
-async def test_if_none_fits_the_last_reason_is_given(play: Play) -> None:
+async def test_if_none_fits_the_newest_ones_reason_is_given(play: Play) -> None:
     contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) for _ in range(2)]
-    play(meet_another)
+    play(meet_another, be_alerted)
     with pytest.raises(FailedPreconditionError, match="Hostname mismatch"):
         await connect(Forwarder("192.0.2.1", 15150, "podvm-a", contexts[0], (contexts[1],)), timeout=20)
 

@@ -244,6 +244,13 @@ def test_oversized_answers_are_followed_too() -> None:
     assert tracker.between_frames
 
 
+def test_an_error_that_quotes_much_still_fits() -> None:
+    decoder = FrameDecoder()
+    decoder.feed(error_response(5, InvalidArgumentError("x" * MAX_DATA)))
+    (frame,) = decoder
+    assert isinstance(frame, Frame)
+
+
 def test_an_error_becomes_a_response() -> None:
     decoder = FrameDecoder()
     decoder.feed(error_response(5, InvalidArgumentError("not so")))
