@@ -339,8 +339,8 @@ class Settings:
         "peerpods-limit-per-node",
         "PEERPODS_LIMIT_PER_NODE",
         "10",
-        _whole(-1, 10000),
-        help="Capacity of pod VMs that this node advertises; -1: none.",
+        _whole(-1_000_000, 1_000_000),
+        help="Capacity of pod VMs that this node advertises; negative: none.",
         group=_POD_VM,
     )
     enable_scratch_space: bool = _option(

@@ -33,9 +33,9 @@ _MOST_ATTEMPTS = 10
 """Attempts at the same time."""
 
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 3}
-"""A peer that is gone is noticed within a minute (first two in seconds) while nothing is under way to it, and after
-the kernel's quarter of an hour otherwise. TCP_USER_TIMEOUT would shorten the latter, but it also ends connections
-to a peer that lives and just does not read for so long. A shim's health check notices within 30 s anyway.
+"""A peer that is gone is noticed within a minute while nothing is under way to it, and after the kernel's
+quarter of an hour otherwise. TCP_USER_TIMEOUT would shorten that, but it also ends the connection to a peer
+that lives and just does not read for so long. A shim's health check notices within 30 s anyway.
 """
 
 _HOPELESS = re.compile(

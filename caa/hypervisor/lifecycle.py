@@ -128,8 +128,8 @@ class Lifecycle:
         socket = self._folder(sandbox_id) / AGENT_SOCKET
         if len(os.fsencode(socket)) > MAX_PATH:
             raise InvalidArgumentError(
-                f"the agent socket {socket} would have more than the {MAX_PATH} bytes that unix sockets allow:"
-                " use a shorter folder for --pods-dir (PODS_DIR)"
+                f"the agent socket {socket} would have more than the {MAX_PATH} bytes that unix sockets"
+                " allow: use a shorter folder for --pods-dir (PODS_DIR)"
             )
         entry = _Entry(sandbox_id, self._free_slot(), (pod.namespace, pod.name))
         self._entries[sandbox_id] = entry
@@ -175,7 +175,9 @@ class Lifecycle:
 
         def instance() -> str:
             sandboxes = (entry.sandbox for entry in self._entries.values() if entry.pod == (namespace, pod))
-            return next((s.instance_id for s in sandboxes if s is not None and s.instance_id), "")
+            # A pod may have a sandbox that is being taken down beside its present one.
+            alive = (each for each in sandboxes if each is not None and each.state is not State.STOPPING)
+            return next((each.instance_id for each in alive if each.instance_id), "")
 
         async with self._instance_known:
             if wait:
@@ -383,7 +385,7 @@ class Lifecycle:
         for pause in growing(0.2, 2.0, 60.0):
             try:
                 return await remove()
-            except (CaaError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  a fault of ours must not leave an instance behind either
                 _log.warning(
                     "removal failed and is tried again",
                     sandbox=entry.id,
@@ -391,6 +393,7 @@ class Lifecycle:
                     what=what,
                     error=str(error),
                     again_in=pause,
+                    exc_info=not isinstance(error, (CaaError, OSError)),
                 )
             entry.refused.set()
             with contextlib.suppress(TimeoutError):
@@ -427,7 +430,13 @@ class Lifecycle:
                 return await work()
             except BaseException as error:
                 reason = _reason(error)
-                _log.warning("sandbox failed", sandbox=entry.id, pod="/".join(entry.pod), error=str(reason))
+                _log.warning(
+                    "sandbox failed",
+                    sandbox=entry.id,
+                    pod="/".join(entry.pod),
+                    error=str(reason),
+                    exc_info=isinstance(reason, InternalError),
+                )
                 # A second cancellation only ends the wait: the take-down goes on.
                 await self._taken_down(entry, str(reason))
                 raise reason from error

@@ -2,7 +2,6 @@
 
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from caa.agent_proxy import Forwarder
 from caa.config import Settings
@@ -16,6 +15,7 @@ from caa.podvm import (
     client_context,
     initdata,
     instance_name,
+    read_pem,
 )
 from caa.tunnel import PodNetwork
 
@@ -45,9 +45,7 @@ class PodVmFiles:
         if not settings.ca_cert_file:
             self._authority = Authority.load_or_create(settings.state_dir / "tls")
             self._client_certificate = (
-                Path(settings.cert_file).read_text()
-                if settings.cert_file
-                else self._authority.client_certificate
+                read_pem(settings.cert_file) if settings.cert_file else self._authority.client_certificate
             )
         self._tls = self._context(self._authority)
         if self._authority and self._authority.earlier:

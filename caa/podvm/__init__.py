@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from caa.podvm.tls import Authority as Authority
     from caa.podvm.tls import Credentials as Credentials
     from caa.podvm.tls import client_context as client_context
+    from caa.podvm.tls import read_pem as read_pem
     from caa.podvm.tls import server_context as server_context
     from caa.podvm.userdata import build_user_data as build_user_data
 
@@ -37,6 +38,7 @@ _MODULES = {
     "client_context": "tls",
     "instance_name": "names",
     "provision_files": "provision",
+    "read_pem": "tls",
     "run_forwarder": "forwarder",
     "server_context": "tls",
 }

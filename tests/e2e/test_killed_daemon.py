@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,6 +95,15 @@ async def test_a_running_one_goes_on(node: "Node") -> None:
 @pytest.mark.parametrize("step", HALF_GONE, ids=lambda step: f"{step:02}-{step.name.lower()}")
 async def test_what_was_half_gone_is_finished(node: "Node", step: Step) -> None:
     await live_until_killed(node, step, "web")
+    async with node.daemon():
+        await node.nothing_is_left("web")
+
+
+async def test_one_from_before_the_nodes_last_boot_is_removed(node: "Node") -> None:
+    """Its pod ended with the node, and no shim will ever ask for its end."""
+    await live_until_killed(node, Step.RUNNING_RECORDED, "web")
+    with sqlite3.connect(node.journal) as journal:
+        journal.execute("UPDATE sandboxes SET record = json_set(record, '$.boot_id', 'another')")
     async with node.daemon():
         await node.nothing_is_left("web")
 

@@ -74,6 +74,7 @@ def test_a_guest_pull_is_recognised() -> None:
     [
         "https://me:hunter2@registry.example/app",
         "docker://hunter2@registry.example/app",
+        "https://me:p@hunter2@registry.example/app",
         "https://store.example/file?sig=hunter2&x=y",
         "user=me,password=hunter2,ro",
         "AWS_SECRET_ACCESS_KEY = hunter2",
@@ -91,6 +92,7 @@ def test_secrets_are_hidden(text: str) -> None:
     [
         "/var/lib/kubelet/pods/1/volumes/kubernetes.io~secret/s",
         "registry.example/auth-proxy:v1",
+        "docker://registry.example/app@sha256:0123",
         "rw,size=64m",
     ],
 )
