@@ -1,8 +1,9 @@
 """How long does the worker's end of a tunnel take: one, and fifty at once?
 
 Measures set_up_worker and tear_down_worker beside the same done by `ip` and `tc`, in turns, in namespaces
-made for it. caa also exempts the tunnel from connection tracking; the commands do not, so they are flattered
-a little. Needs root. Run: python bench/tunnel_setup.py
+made for it. The commands leave one thing out: caa also exempts the tunnel from connection tracking. That
+costs little at set-up, but at teardown nf_tables waits for a grace period of the kernel for each tunnel, one
+after the other. Needs root. Run: python bench/tunnel_setup.py
 """
 
 import asyncio

@@ -48,6 +48,7 @@ class Stage:
             "HYPERVISOR_GRPC_ENDPOINT": str(self.grpc_socket),
             "PODS_DIR": str(self.pods_dir),
             "CAA_STATE_DIR": str(self.folder / "state"),
+            "PROXY_TIMEOUT": "60s",  # what is not up by then on one machine has a fault, which is told
             "LOG_FORMAT": "json",
         }
 

@@ -40,6 +40,7 @@ class Demo:
         """Whether everything held. Nothing is left after, however it ends."""
         say = self._report
         folder = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
+        held = False
         try:
             async with AsyncExitStack() as stack:
                 logs.configure("info", "json", stack.enter_context((folder / "cloud.log").open("w")))
@@ -49,8 +50,15 @@ class Demo:
                 with say.doing("daemon: credentials by RRSA, TDX on"):
                     daemon = await stack.enter_async_context(stage.daemon())
                 held = await self._pod(stage, daemon)
+        except asyncio.CancelledError:
+            held = True  # what was stopped has no fault to look for
+            raise
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if held:
+                shutil.rmtree(folder)
+            else:
+                logs_ = "daemon-1.log, cloud.log, cloud/consoles/"
+                say.console.print(f"What went on is in {folder}: {logs_}", soft_wrap=True)
         left = [path.name for path in NETNS_FOLDER.glob(f"{self._name}*")]
         return say.check("the machine's network is as it was", ", ".join(left)) and held
 

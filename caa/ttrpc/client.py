@@ -81,7 +81,6 @@ class Client:
                     self._connection.forget(stream_id)
         except TimeoutError:
             raise _too_late(what) from None
-        assert event is not None  # only a reader that left would see that
         return _decode_response(what, event, response_type)
 
     def stream(
@@ -135,7 +134,6 @@ class ClientStream(Generic[M]):
         self._inbox: Inbox[Event] = Inbox()
         self._id = 0
         self._may_send = may_send
-        self._ended = False
 
     async def __aenter__(self) -> Self:
         flags = Flag.REMOTE_OPEN if self._may_send else Flag.REMOTE_CLOSED
@@ -164,26 +162,18 @@ class ClientStream(Generic[M]):
 
     async def response(self) -> M:
         """The answer to a stream that only the client sends messages on."""
-        event = await self._in_time(self._inbox.get())
-        assert event is not None
-        return _decode_response(self._what, event, self._response_type)
+        return _decode_response(self._what, await self._in_time(self._inbox.get()), self._response_type)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> M:
-        while not self._ended:
-            event = await self._in_time(self._inbox.get())
-            assert event is not None
+        while (event := await self._in_time(self._inbox.get())) is not None:
             if isinstance(event, Frame) and event.type == FrameType.DATA:
-                self._ended = bool(event.flags & Flag.REMOTE_CLOSED)
                 if not event.flags & Flag.NO_DATA:
                     return _decode(self._what, event.data, self._response_type)
-            else:
-                self._ended = True
-                payload = _payload(self._what, event)
-                if payload:  # an empty one only ends the stream
-                    return _decode(self._what, payload, self._response_type)
+            elif payload := _payload(self._what, event):  # an empty one only ends the stream
+                return _decode(self._what, payload, self._response_type)
         raise StopAsyncIteration
 
     async def _in_time(self, step: Coroutine[Any, Any, T]) -> T:
@@ -269,11 +259,15 @@ class _Connection:
         inbox = self._inboxes.get(event.stream_id)
         if inbox is None or event.type not in (FrameType.RESPONSE, FrameType.DATA):
             return
-        size = 0 if isinstance(event, Oversized) else len(event.data)
+        size = len(event.data) if isinstance(event, Frame) else 0
+        failure = None
         try:
             await inbox.put(event, size)
         except TimeoutError:
-            inbox.close(RpcError(Code.RESOURCE_EXHAUSTED, "messages arrive faster than they are read"))
+            failure = RpcError(Code.RESOURCE_EXHAUSTED, "messages arrive faster than they are read")
+        last = event.type == FrameType.RESPONSE or event.flags & Flag.REMOTE_CLOSED
+        if last or failure or isinstance(event, Oversized):
+            inbox.close(failure)
             self.forget(event.stream_id)
 
 
@@ -296,9 +290,11 @@ def _encode_request(
     return message.SerializeToString()
 
 
-def _decode_response(what: str, event: Event, response_type: type[M]) -> M:
-    if event.type != FrameType.RESPONSE:
-        raise RpcError(Code.INTERNAL, f"{what}: the server streams where one response is expected")
+def _decode_response(what: str, event: Event | None, response_type: type[M]) -> M:
+    if event is None or event.type != FrameType.RESPONSE:
+        raise RpcError(
+            Code.INTERNAL, f"{what}: the server streams, or has ended, where a response is expected"
+        )
     return _decode(what, _payload(what, event), response_type)
 
 

@@ -45,10 +45,10 @@ PATIENCE = 30
 
 @pytest.fixture(scope="session")
 def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("interop") / "interop"
+    program = tmp_path_factory.mktemp("interop") / "ttrpcpeer"
     subprocess.run(
         ["go", "build", "-buildvcs=false", "-o", program, "."],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parent / "ttrpcpeer",
         check=True,
         timeout=500,
     )

@@ -317,6 +317,7 @@ async def test_server_streaming(raw_server: RawServer) -> None:
         await server.data(1, "b")
         await server.close_stream(1)
         assert [reply.value async for reply in replies] == ["a", "", "b"]
+        assert [reply async for reply in replies] == []
         with pytest.raises(ValueError, match="nothing can be sent"):
             await replies.send(StringValue())
 
@@ -358,6 +359,8 @@ async def test_client_streaming(raw_server: RawServer) -> None:
         await server.end_of_stream(1)
         await server.respond(1, "a")
         assert (await joining.response()).value == "a"
+        with pytest.raises(RpcError, match="has ended"):
+            await joining.response()
         with pytest.raises(ValueError, match="nothing can be sent"):
             await joining.close_send()
 

@@ -1,7 +1,7 @@
-// Interop is the other implementation of ttRPC, containerd's, for the tests beside it.
+// Ttrpcpeer is the other implementation of ttRPC, containerd's, for the tests beside it.
 //
-//	interop serve SOCKET    serve interop.Trial until killed; prints "ready" once it listens
-//	interop call SOCKET     call every method there, and print what came of it as JSON
+//	ttrpcpeer serve SOCKET    serve interop.Trial until killed; prints "ready" once it listens
+//	ttrpcpeer call SOCKET     call every method there, and print what came of it as JSON
 //
 // Messages are google.protobuf.StringValue throughout, so that there is no code to generate.
 package main
@@ -30,7 +30,7 @@ const service = "interop.Trial"
 
 func main() {
 	if len(os.Args) != 3 {
-		log.Fatal("usage: interop serve|call SOCKET")
+		log.Fatal("usage: ttrpcpeer serve|call SOCKET")
 	}
 	var err error
 	switch os.Args[1] {

@@ -1,4 +1,4 @@
-module interop
+module ttrpcpeer
 
 go 1.25.0
 
