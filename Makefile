@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Icaa/proto=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types proto proto-check bench clean
+.PHONY: help demo test lint format types proto proto-check bench clean iproute2
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ help: ## Show this list
 demo: $(VENV)/runtime ## One pod in one VM, from end to end, on this machine (root; sudo is used if need be)
 	@$(SUDO) $(BIN)/caa demo
 
-test: $(VENV)/dev ## All tests (those that need root are skipped without it)
+test: $(VENV)/dev iproute2 ## All tests (those that need root are skipped without it)
 	@$(BIN)/python -m pytest --numprocesses auto $(TESTS)
 
 lint: $(VENV)/dev proto-check types ## Style, types, and whether the generated code is current
@@ -39,19 +39,26 @@ proto-check: $(VENV)/dev
 	diff -r --exclude=__init__.py --exclude=__pycache__ "$$fresh/caa/proto" caa/proto || \
 	{ echo "caa/proto is not what proto/ says: run make proto and commit the result" >&2; exit 1; }
 
-bench: $(VENV)/dev ## All benchmarks: tables here, JSON and pictures in bench/out
+bench: $(VENV)/dev iproute2 ## All benchmarks: tables here, JSON and pictures in bench/out
 	@mkdir -p bench/out
 	@for file in bench/*.py; do echo "== $$file"; $(SUDO) $(BIN)/python $$file || exit 1; done
 
 clean: ## Remove the virtual environment and all that was built
 	rm -rf $(VENV) build dist *.egg-info bench/out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+APT    := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
+
+# Tests and benchmarks compare with what ip and tc see; nothing else needs them.
+iproute2:
+	@command -v ip >/dev/null && command -v tc >/dev/null || \
+	{ echo "Installing iproute2 …" && $(APT) update -qq && $(APT) install -y -qq iproute2 >/dev/null; }
+
 # Debian and Ubuntu split venv from Python; what else is needed comes from PyPI.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	{ echo "Installing python3-venv …" && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv >/dev/null; }
+	{ echo "Installing python3-venv …" && $(APT) update -qq && $(APT) install -y -qq python3-venv >/dev/null; }
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/runtime: pyproject.toml constraints.txt | $(VENV)/bin/python

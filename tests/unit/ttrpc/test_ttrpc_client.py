@@ -195,6 +195,7 @@ async def test_past_the_timeout_a_call_fails_and_its_late_answer_is_discarded(
     assert caught.value.code == Code.DEADLINE_EXCEEDED
     frame, request = await server.receive_request()
     assert request.timeout_nano == 10_000_000
+    assert client._connection._inboxes == {}
     await server.respond(frame.stream_id, "late")
     await still_works(raw_server, call)
 
@@ -225,6 +226,7 @@ async def test_the_timeout_holds_while_the_server_does_not_read(raw_server: RawS
         *(call(client, "x" * 1_000_000, timeout=0.1) for _ in range(4)), return_exceptions=True
     )
     assert [isinstance(r, RpcError) and r.code for r in results] == [Code.DEADLINE_EXCEEDED] * 4
+    assert client._connection._inboxes == {}
 
 
 async def test_a_cancelled_call_stops_waiting_and_its_late_answer_is_discarded(

@@ -621,6 +621,25 @@ async def test_data_for_a_unary_call_ends_it(peer: "Peer", trial: "Trial") -> No
     await peer.works(3)
 
 
+async def test_a_call_that_was_ended_says_nothing_more(peer: "Peer", trial: "Trial") -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: StringValue, context: CallContext) -> StringValue:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        ended.set()
+        return request
+
+    trial.unary = handler
+    await peer.request(1)
+    await within_patience(started)
+    await peer.data(1, "a")
+    assert (await peer.failure(1))[0] == Code.INVALID_ARGUMENT
+    await within_patience(ended)
+    await peer.works(3)
+
+
 async def test_data_after_the_client_closed_its_side_ends_the_stream(peer: "Peer", trial: "Trial") -> None:
     trial.join = hanging = Hanging()
     await peer.request(1, method="Join", flags=Flag.REMOTE_OPEN)
@@ -656,6 +675,27 @@ async def test_data_that_is_not_taken_ends_its_stream_only(
     await within_patience(hanging.cancelled)
     await peer.request(3, "b")
     assert await peer.value(3) == "b"
+
+
+async def test_data_that_waits_to_be_taken_is_dropped_when_the_handler_ends(
+    peer: "Peer", trial: "Trial", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "STALL_SECONDS", PATIENCE)
+    finish = asyncio.Event()
+
+    async def handler(request: AsyncIterator[StringValue], context: CallContext) -> StringValue:
+        await finish.wait()
+        return StringValue(value="enough")
+
+    trial.join = handler
+    await peer.request(1, method="Join", flags=Flag.REMOTE_OPEN)
+    for _ in range(inbox.MAX_ITEMS + 1):
+        await peer.data(1, "a")
+    await peer.request(3, "after that")
+    finish.set()
+    assert await peer.value(1) == "enough"
+    async with asyncio.timeout(PATIENCE / 2):
+        assert await peer.value(3) == "after that"
 
 
 async def test_too_many_requests_at_once(
@@ -694,6 +734,30 @@ async def test_a_client_that_does_not_read_is_not_read_from(peer: "Peer") -> Non
         answered.add(stream_id)
     await asking
     assert answered == set(range(1, 2 * count, 2))
+
+
+async def test_answers_are_written_one_at_a_time(
+    server: Server, pair: Callable[[], Awaitable[tuple["Peer", "Peer"]]], trial: "Trial"
+) -> None:
+    """However many are ready, no more than one lies in the connection's buffer."""
+    ours, theirs = await pair()
+    everyone = asyncio.Barrier(10)
+    size = 3_000_000
+
+    async def handler(request: StringValue, context: CallContext) -> StringValue:
+        await everyone.wait()
+        return StringValue(value="x" * size)
+
+    trial.unary = handler
+    serving = asyncio.create_task(server.serve(theirs.reader, theirs.writer))
+    buffer: Any = theirs.writer.transport
+    for i in range(10):
+        await ours.request(2 * i + 1)
+    for _ in range(10):
+        await ours.receive()
+        assert buffer.get_write_buffer_size() < 2 * size
+    await ours.close()
+    await serving
 
 
 async def test_refusals_are_bounded_too(peer: "Peer") -> None:
