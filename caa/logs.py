@@ -11,9 +11,10 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> None:
     """`level` is debug, info, warning or error; `form` is console, json, or "" (console on a terminal)."""
     form = form or ("console" if stream.isatty() else "json")
     timestamper = structlog.processors.TimeStamper(fmt="iso", utc=form == "json")
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer() if form == "console" else structlog.processors.JSONRenderer()
-    )
+    renderer: Any = structlog.processors.JSONRenderer()
+    if form == "console":
+        # Not rich's tracebacks, which show local variables: keys and user data may be among them.
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -13,7 +13,7 @@ import pytest
 import structlog
 import uvloop
 
-from caa.agent_proxy import AgentProxy, Forwarder
+from caa.agent_proxy import AgentProxy, Forwarder, dial
 from caa.podvm import Authority, Credentials, client_context, server_context
 from caa.proto import agent_pb2, ttrpc_pb2
 from caa.ttrpc import Frame, FrameType, Oversized, encode_frame, read_frame
@@ -224,8 +224,14 @@ async def _proxied(
 
 
 @pytest.fixture
+def no_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to reach a forwarder that is there do not overlap, so that it sees one connection for each."""
+    monkeypatch.setattr(dial, "_PAUSES", (PATIENCE, 1.0, PATIENCE))
+
+
+@pytest.fixture
 async def proxied(
-    listen: Listen, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, tmp_path: Path
+    no_overlap: None, listen: Listen, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, tmp_path: Path
 ) -> AsyncIterator[Proxied]:
     """Over TLS."""
     forwarder, port = await listen(tls=server_tls)
@@ -234,7 +240,7 @@ async def proxied(
 
 
 @pytest.fixture
-async def proxied_plain(listen: Listen, tmp_path: Path) -> AsyncIterator[Proxied]:
+async def proxied_plain(no_overlap: None, listen: Listen, tmp_path: Path) -> AsyncIterator[Proxied]:
     """In the clear."""
     forwarder, port = await listen()
     async for each in _proxied(forwarder, port, None, tmp_path / "agent.ttrpc"):

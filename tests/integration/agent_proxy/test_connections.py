@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from caa.agent_proxy import AgentProxy, Forwarder, pipe, proxy
+from caa.agent_proxy import AgentProxy, Forwarder, dial, pipe, proxy
 from caa.errors import DeadlineExceededError, FailedPreconditionError
 from caa.ttrpc import Frame, FrameType, encode_frame
 
@@ -129,6 +129,8 @@ async def test_a_shim_whose_forwarder_can_not_be_reached_is_let_go(
         (warning,) = [entry for entry in logged if entry["log_level"] == "warning"]
         assert "Connection refused" in warning["error"]
         # It is asked for anew for each connection: once the forwarder is back, all is well.
+        monkeypatch.setattr(dial, "_PAUSES", (PATIENCE, 1.0, PATIENCE))  # one connection is enough
+        monkeypatch.setattr(proxy, "_REDIAL_SECONDS", PATIENCE)
         forwarder, _ = await listen(free_port)
         reader, writer = await asyncio.open_unix_connection(path)
         frame = Frame(1, FrameType.REQUEST, 0, b"again")

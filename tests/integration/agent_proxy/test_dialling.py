@@ -54,7 +54,11 @@ async def end(connection: Connection) -> None:
 
 
 async def test_it_connects_and_tunes_the_socket(
-    listen: "Listen", server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, attempts: Attempts
+    no_overlap: None,
+    listen: "Listen",
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    attempts: Attempts,
 ) -> None:
     _, port = await listen(tls=server_tls)
     connection = await connect(Forwarder("127.0.0.1", port, VM, client_tls), timeout=PATIENCE)
