@@ -21,10 +21,10 @@ def test_a_traceback_shows_no_values(form: str) -> None:
     log = structlog.get_logger()
     secret = "s3cr" + "3t"  # noqa: F841  a local variable, which rich would show
     try:
-        raise RuntimeError("it broke")
-    except RuntimeError:
+        _ = 1 // 0
+    except ZeroDivisionError:
         log.exception("a call failed")
-    assert "it broke" in stream.getvalue()
+    assert "ZeroDivisionError" in stream.getvalue()
     assert "Traceback" in stream.getvalue()
     assert "s3cr3t" not in stream.getvalue()
 
