@@ -166,6 +166,15 @@ def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str) -> flo
     help="How long an instance takes from power-on until it answers.",
 )
 @click.option(
+    "--slower",
+    type=click.FloatRange(0, 1000),
+    default=1.0,
+    show_default=True,
+    metavar="FACTOR",
+    help="How much longer its instances take for each change of state than a few tenths of a second; 20 is"
+    " about what the cloud takes.",
+)
+@click.option(
     "--policy",
     type=click.Choice(["published", "full"]),
     default="published",
@@ -185,6 +194,7 @@ def fakecloud(
     tls: bool,
     workers: tuple[str, ...],
     boot_time: float,
+    slower: float,
     policy: Literal["published", "full"],
     allow: tuple[str, ...],
 ) -> None:
@@ -196,7 +206,7 @@ def fakecloud(
       caa alibabacloud --state-dir /tmp/caa …
     """
     from caa import logs  # noqa: PLC0415  see the module's docstring
-    from caa.fakecloud import FakeCloudSettings, run  # noqa: PLC0415  see the module's docstring
+    from caa.fakecloud import FakeCloudSettings, Timings, run  # noqa: PLC0415  see the module's docstring
 
     if boot == "netns" and os.geteuid() != 0:
         raise click.UsageError("--boot netns makes network namespaces and needs root; --boot none does not")
@@ -213,6 +223,7 @@ def fakecloud(
         tls=tls,
         workers=workers,
         boot_seconds=boot_time,
+        timings=Timings().slower(slower),
         policy=policy,
         allow=allow,
     )

@@ -201,7 +201,7 @@ async def test_secrets_are_not_told(cloud: LocalCloud, places: list[str]) -> Non
 
 async def test_the_local_cloud_by_command(tmp_path: Path) -> None:
     folder = tmp_path / "cloud"
-    command = (*CAA, "fakecloud", "--listen", "127.0.0.1:0", "--dir", str(folder), "--tls")
+    command = (*CAA, "fakecloud", "--listen", "127.0.0.1:0", "--dir", str(folder), "--tls", "--slower", "2")
     async with Child.running(command, tmp_path / "cloud.log") as child:
         await child.event("local cloud is up", 60)
         settings = dict(line.split("=", 1) for line in (folder / "env").read_text().splitlines())

@@ -207,3 +207,7 @@ def test_status_only_moves_forward(ages: list[float], powered_at: float, deleted
         for age in ages
     ]
     assert seen == sorted(seen, key=order.index)
+
+
+def test_slower_timings_keep_their_order() -> None:
+    assert Timings().slower(20) == Timings(1.0, 2.0, 3.0, 6.0, 6.0, 4.0)
