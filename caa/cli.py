@@ -103,12 +103,12 @@ def _help_row(option: Option) -> tuple[str, str]:
     " unset. A single dash (-vswitch-id x) works too.",
 )
 def alibabacloud(**given: str | None) -> None:
-    r"""Run the daemon of a worker node: serve Kata shims, with pod VMs on Alibaba Cloud ECS.
+    """Run the daemon of a worker node: serve Kata shims, with pod VMs on Alibaba Cloud ECS.
 
     \b
     The least that it needs, with the node's service account as its identity (RRSA):
       caa alibabacloud --imageid m-… --vswitch-id vsw-… --security-group-ids sg-…
-    """
+    """  # noqa: D301  \b tells click not to wrap what follows
     flags = {name.replace("_", "-"): text for name, text in given.items() if text is not None}
     settings = load(flags, os.environ)
 
@@ -198,13 +198,13 @@ def fakecloud(
     policy: Literal["published", "full"],
     allow: tuple[str, ...],
 ) -> None:
-    r"""Run a local cloud that the Alibaba Cloud SDKs can talk to: ECS, VPC, STS, metadata.
+    """Run a local cloud that the Alibaba Cloud SDKs can talk to: ECS, VPC, STS, metadata.
 
     \b
     Then, in another terminal:
       set -a; . caa-fakecloud/env; set +a
       caa alibabacloud --state-dir /tmp/caa …
-    """
+    """  # noqa: D301  as above
     from caa import logs  # noqa: PLC0415  see the module's docstring
     from caa.fakecloud import FakeCloudSettings, Timings, run  # noqa: PLC0415  see the module's docstring
 

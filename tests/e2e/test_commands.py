@@ -81,6 +81,7 @@ def test_help_fits_the_screen(words: tuple[str, ...]) -> None:
     done = run(*CAA, *words, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: ")
+    assert "\\b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
