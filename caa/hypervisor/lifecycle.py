@@ -453,6 +453,8 @@ class Lifecycle:
                 entry.work = None
                 self._begin_take_down(entry)
             raise
+        if task.cancelled():  # a second time, while it undid itself
+            raise _reason(asyncio.CancelledError())
         return task.result()
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
