@@ -2,7 +2,7 @@
 
 Each option is declared in one place, the field that holds it: flag, environment names, default, parser
 and help. The command line (`caa/cli.py`) and the messages below are made from these declarations.
-Rules (contracts/config.md): a flag beats its environment variable, that beats the default; an empty
+Rules: a flag beats its environment variable, that beats the default; an empty
 variable counts as unset; every problem is reported, together.
 """
 

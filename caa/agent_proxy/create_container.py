@@ -1,4 +1,4 @@
-"""What the worker changes in a CreateContainer request, and what it tells of one (contracts/agent.md).
+"""What the worker changes in a CreateContainer request, and what it tells of one.
 
 Pure functions, but for the look into the folder of direct volumes.
 """

@@ -1,4 +1,4 @@
-"""What a CreateVM request asks for, read from its annotations (contracts/hypervisor.md)."""
+"""What a CreateVM request asks for, read from its annotations."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The remote-hypervisor API and PodVMInfo (contracts/hypervisor.md): one implementation for both faces.
+"""The remote-hypervisor API and PodVMInfo: one implementation for both faces.
 
 Methods carry the names of their .proto, so that a service is registered by its descriptor alone.
 """

@@ -1,6 +1,6 @@
 """The agent protocol forwarder: in a pod VM, joins the pod's network and passes calls to the Kata agent.
 
-Of all calls only CreateContainer is opened (contracts/podvm.md, "What runs in the VM"). One that waits for a
+Of all calls only CreateContainer is opened. One that waits for a
 volume, for up to three minutes, must not make others wait: the shim declares the agent dead when a health
 check is not answered within 30 s. But neither may others overtake it, as the agent refuses stream ids that do
 not rise on a connection. So a request that has to wait goes to the agent over a connection of its own, where

@@ -1,4 +1,4 @@
-"""The forwarder's config, `/run/peerpod/apf.json` (contracts/podvm.md, "Forwarder config").
+"""The forwarder's config, `/run/peerpod/apf.json`.
 
 Its reader may be a Go program of another version than ours, and so may its writer: optional keys are left
 out rather than null, and keys that we do not know are ignored.

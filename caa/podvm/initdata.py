@@ -1,6 +1,6 @@
 """Initdata: a TOML document that a pod's owner hands to the guest, measured by its digest.
 
-Rules: contracts/podvm.md, "Initdata". The digest, which attestation compares, is over the bytes of the
+The digest, which attestation compares, is over the bytes of the
 document as its author wrote them: nothing here may parse and write it anew.
 """
 

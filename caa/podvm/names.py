@@ -7,7 +7,7 @@ _LONGEST = 63
 
 
 def instance_name(pod_name: str, sandbox_id: str) -> str:
-    """`podvm-<pod>-<first 8 of the sandbox id>` (contracts/podvm.md, "Names").
+    """`podvm-<pod>-<first 8 of the sandbox id>`.
 
     The same for every call, so that the daemon, the VM's certificate and a user who looks for `podvm-*`
     agree on it. It is unique only as far as the first eight characters of sandbox ids are, which are random.

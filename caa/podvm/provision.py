@@ -1,4 +1,4 @@
-"""What a pod VM does first: fetch the user data and write the files in it (contracts/podvm.md).
+"""What a pod VM does first: fetch the user data and write the files in it.
 
 The user data comes from the cloud, which a confidential VM does not trust: it is bounded in size, parsed
 strictly, and only files of known names are written. Whether it may be believed is for attestation to say,

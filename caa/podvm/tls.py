@@ -1,4 +1,4 @@
-"""Who trusts whom between daemon and forwarder (contracts/podvm.md, "TLS between daemon and forwarder").
+"""Who trusts whom between daemon and forwarder.
 
 The daemon has a self-signed client certificate, which is all that a forwarder trusts, and a CA, which is all
 that the daemon trusts; the CA signs a certificate for each pod VM's forwarder. The peer may be the Go program

@@ -1,6 +1,6 @@
 """User data: the one document that a VM is created with, and the files in it.
 
-A cloud-config with nothing but `write_files` (contracts/podvm.md, "User data"). Written for three readers:
+A cloud-config with nothing but `write_files`. Written for three readers:
 cloud-init, the strict Go reader in existing images, and `parse_user_data` below, which is as strict.
 """
 

@@ -20,7 +20,7 @@ class VmOrder:
     pod_name: str
     pod_namespace: str
     name: str
-    """The instance name, at most 63 characters (contracts/podvm.md)."""
+    """The instance name, at most 63 characters."""
     user_data: bytes
     """The cloud-config document, not yet base64."""
     client_token: str

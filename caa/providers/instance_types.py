@@ -1,4 +1,4 @@
-"""Choosing an instance type (contracts/alibabacloud.md). Pure: the sizes are handed in."""
+"""Choosing an instance type. Pure: the sizes are handed in."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What both ends of a tunnel must know about the pod's network, and its JSON form.
 
-The JSON is contract: the worker writes it into the forwarder config that goes to the pod VM (`pod-network` in
-podvm.md), where a Go program of another release may read it, and the other way round. So a model writes
+The JSON is a contract: the worker writes it into the forwarder config that goes to the pod VM (`pod-network`
+in apf.json), where a Go program of another release may read it, and the other way round. So a model writes
 exactly what the Go structure writes: every key, except the few that Go leaves out at their zero value, with
 "" for an address that is not set and never null. It reads more: any key may be missing, and a list may be
 null.

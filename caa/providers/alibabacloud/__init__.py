@@ -1,4 +1,4 @@
-"""Alibaba Cloud: pod VMs as ECS instances, by the calls and rights of contracts/alibabacloud.md.
+"""Alibaba Cloud: pod VMs as ECS instances, by the calls and rights of the published RAM policy.
 
 The only folder that imports the cloud's SDK, which costs start-up time: import it where a cloud is used.
 """

@@ -1,4 +1,4 @@
-"""What the cloud's refusals mean: the error table of contracts/alibabacloud.md as data, and words for people.
+"""What the cloud's refusals mean: as a table, and words for people.
 
 An `ApiError` is one failed request, for code to act on (`kind`). Where nothing more can be done about it,
 `explained` turns it into the error of `caa.errors` that ends up in `kubectl describe pod`:
@@ -226,7 +226,7 @@ class ApiError(Exception):
 
 
 TDX_ZONE, TDX_FAMILY = "cn-beijing-i", "ecs.g8i"
-"""Where confidential instances could be had at the time of writing (contracts/alibabacloud.md)."""
+"""Where confidential instances could be had at the time of writing."""
 
 _TDX_HINT = (
     f"confidential (TDX) instances exist only in some zones and types, such as {TDX_FAMILY}.* in {TDX_ZONE}:"
