@@ -111,11 +111,24 @@ def alibabacloud(**given: str | None) -> None:
     """  # noqa: D301  \b tells click not to wrap what follows
     flags = {name.replace("_", "-"): text for name, text in given.items() if text is not None}
     settings = load(flags, os.environ)
+    _hide_secrets(flags)
 
     from caa import daemon, logs  # noqa: PLC0415  see the module's docstring
 
     logs.configure(settings.log_level, settings.log_format)
     _until_signal(daemon.run(settings))
+
+
+def _hide_secrets(flags: dict[str, str]) -> None:
+    """Start anew with secrets that were given as flags in the environment: everybody can read a process's
+    arguments, and only its own user its environment.
+    """
+    secrets = [option for option in options() if option.secret and flags.get(option.flag)]
+    for option in secrets:
+        os.environ[option.env[0]] = flags.pop(option.flag)
+    if secrets:
+        rest = (f"--{flag}={text}" for flag, text in flags.items())
+        os.execv(sys.executable, [sys.executable, "-m", "caa", "alibabacloud", *rest])  # noqa: S606  ourselves
 
 
 for _option in options():

@@ -260,7 +260,7 @@ class AlibabaCloudSettings:
     access_key_secret: str = _option(
         "alibabacloud-secret-access-key",
         "ALIBABACLOUD_ACCESS_KEY_SECRET",
-        help="Secret of the access key. Give it by environment: a flag shows in the process list.",
+        help="Secret of the access key. Better given by environment: others can see a flag for a moment.",
         group=_CREDENTIALS,
         secret=True,
     )

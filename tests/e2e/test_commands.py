@@ -200,6 +200,28 @@ async def test_secrets_are_not_told(cloud: LocalCloud, places: list[str]) -> Non
     assert "s3cr3t" not in told
 
 
+async def test_a_secret_flag_does_not_stay_in_the_process_list(
+    cloud: LocalCloud, places: list[str], tmp_path: Path
+) -> None:
+    key = cloud.keys.own
+    flags = (
+        f"--alibabacloud-access-key-id={key.id}",
+        "-alibabacloud-secret-access-key",
+        key.secret,
+        "--disable-cvm",
+    )
+    environ = {**cloud.environment, "LOG_FORMAT": "json"}
+    command = (*CAA, "alibabacloud", *flags, *places)
+    async with Child.running(command, tmp_path / "daemon.log", environ=environ) as daemon:
+        await daemon.event("serving", 60)
+        words = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes().split(b"\0")
+        assert key.secret.encode() not in b" ".join(words)
+        assert b"--disable-cvm=true" in words
+        assert await daemon.end() == 0
+    assert {call.action for call in cloud.calls} >= {"DescribeVSwitchAttributes"}
+    assert not cloud.calls.of("AssumeRoleWithOIDC"), "the access key goes before the role"
+
+
 async def test_the_local_cloud_by_command(tmp_path: Path) -> None:
     folder = tmp_path / "cloud"
     command = (*CAA, "fakecloud", "--listen", "127.0.0.1:0", "--dir", str(folder), "--tls", "--slower", "2")
