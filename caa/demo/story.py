@@ -5,12 +5,12 @@ the TLS connection, the forwarder and the agent are the very programs that run o
 """
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import sys
 import tempfile
-import uuid
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Demo:
     def __init__(self, report: Report, *, keep: bool) -> None:
         self._report = report
         self._keep = keep
-        self._name = f"caa-demo-{uuid.uuid4().hex[:6]}"
+        self._name = f"caa-demo-{os.getpid()}"
 
     async def run(self) -> bool:
         """Whether everything held. Nothing is left after, however it ends."""
@@ -106,7 +106,7 @@ class Demo:
         except CaaError as error:
             problem = str(error)
         devices = await stage.worker.devices(_POD)
-        with sqlite3.connect(stage.journal) as journal:
+        with closing(sqlite3.connect(stage.journal)) as journal:
             rows = journal.execute("SELECT count(*) FROM sandboxes").fetchone()[0]
         found = (
             ("no instance is left in the cloud", problem),

@@ -5,7 +5,7 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ class Node(Stage):
         return self.daemon((sys.executable, str(script), str(dies_at.value)))
 
     def journal_rows(self) -> list[str]:
-        with sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True) as journal:
+        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
             return [row[0] for row in journal.execute("SELECT id FROM sandboxes")]
 
     async def nothing_is_left(self, pod: str) -> None:

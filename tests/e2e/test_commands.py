@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, how they end. No machines boot here, so no root."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -158,7 +159,7 @@ async def test_starts_that_fail(cloud: LocalCloud, places: list[str], tmp_path: 
     assert status == 2
     assert "--initdata (INITDATA)" in told
 
-    with sqlite3.connect(tmp_path / "state" / "journal.db") as journal:
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "journal.db")) as journal:
         journal.execute("PRAGMA user_version = 99")
     status, told = await refused(cloud, *places)
     assert status == 1

@@ -22,8 +22,8 @@ async def start(*words: str) -> asyncio.subprocess.Process:
     )
 
 
-def left(tmp: str) -> list[str]:
-    namespaces = [path.name for path in Path("/run/netns").glob("caa-demo-*")]
+def left(tmp: str, demo: asyncio.subprocess.Process) -> list[str]:
+    namespaces = [path.name for path in Path("/run/netns").glob(f"caa-demo-{demo.pid}*")]
     return namespaces + [path.name for path in Path(tmp).glob("caa-demo-*")]
 
 
@@ -49,7 +49,7 @@ async def test_it_holds(own_tmp: str) -> None:
     ):
         assert line in told
     assert max(map(len, told.splitlines())) <= 100
-    assert left(own_tmp) == []
+    assert left(own_tmp, demo) == []
 
 
 @pytest.mark.parametrize("after", ["worker node", "daemon", "CreateVM", "StartVM", "container"])
@@ -64,7 +64,7 @@ async def test_it_cleans_up_after_a_ctrl_c(own_tmp: str, after: str) -> None:
     told = (await demo.communicate())[0].decode()
     assert demo.returncode == 130, told
     assert "everything was removed" in told
-    assert left(own_tmp) == []
+    assert left(own_tmp, demo) == []
 
 
 async def test_kept_up_until_a_ctrl_c(own_tmp: str) -> None:
@@ -85,7 +85,7 @@ async def test_kept_up_until_a_ctrl_c(own_tmp: str) -> None:
     demo.send_signal(signal.SIGINT)
     await demo.communicate()
     assert demo.returncode == 130
-    assert left(own_tmp) == []
+    assert left(own_tmp, demo) == []
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

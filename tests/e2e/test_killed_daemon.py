@@ -102,7 +102,7 @@ async def test_what_was_half_gone_is_finished(node: "Node", step: Step) -> None:
 async def test_one_from_before_the_nodes_last_boot_is_removed(node: "Node") -> None:
     """Its pod ended with the node, and no shim will ever ask for its end."""
     await live_until_killed(node, Step.RUNNING_RECORDED, "web")
-    with sqlite3.connect(node.journal) as journal:
+    with contextlib.closing(sqlite3.connect(node.journal, isolation_level=None)) as journal:
         journal.execute("UPDATE sandboxes SET record = json_set(record, '$.boot_id', 'another')")
     async with node.daemon():
         await node.nothing_is_left("web")
