@@ -110,6 +110,8 @@ TlsVersion = Literal["", "VersionTLS12", "VersionTLS13"]
 
 def _tls_version(text: str) -> TlsVersion:
     match text:
+        case "":
+            return ""
         case "VersionTLS12" | "1.2":
             return "VersionTLS12"
         case "VersionTLS13" | "1.3":
@@ -458,7 +460,7 @@ class Settings:
     log_format: str = _option(
         "log-format",
         "LOG_FORMAT",
-        parse=_choice("console", "json"),
+        parse=lambda text: _choice("console", "json")(text) if text else "",
         help="console or json; default: console on a terminal and json otherwise.",
         group=_LOGGING,
     )
@@ -490,17 +492,11 @@ def _values(
             problems.append(f"{option.given_as} is required: {option.help}")
             continue
         try:
-            # An empty text means "not set" for every option, whatever its parser would say to it.
-            values[field.name] = (
-                option.parse(text) if text or option.default or option.parse in _TAKES_EMPTY else ""
-            )
+            values[field.name] = option.parse(text)
         except ValueError as error:
             shown = "(hidden)" if option.secret else repr(text)
             problems.append(f"{source}={shown} is not valid; {error}")
     return values
-
-
-_TAKES_EMPTY = (_list, _pairs, _cidrs, _optional_path)
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
