@@ -1,7 +1,7 @@
 """Settings: one frozen object, made once from flags and environment.
 
 Each option is declared in one place, the field that holds it: flag, environment names, default, parser
-and help. The command line (`caa/cli.py`) and the messages below are made from these declarations.
+and help. The command line (`caa/cli`) and the messages below are made from these declarations.
 Rules: a flag beats its environment variable, that beats the default; an empty
 variable counts as unset; every problem is reported, together.
 """
