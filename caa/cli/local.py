@@ -50,20 +50,47 @@ from caa.cli.group import cli
     show_default=True,
     metavar="FACTOR",
     help="How much longer its instances take for each change of state than a few tenths of a second; 20 is"
-    " about what the cloud takes.",
+    " about what the cloud takes, 0 is at once.",
 )
 @click.option(
     "--policy",
-    type=click.Choice(["published", "full"]),
     default="published",
     show_default=True,
-    help="Rights of the role: what the guide has users grant, or everything.",
+    metavar="published|full|FILE",
+    help="Rights of the role: what the guide has users grant, everything, or a RAM policy in a JSON file.",
 )
 @click.option(
     "--allow",
     multiple=True,
     metavar="ACTION",
     help="Allow one action more, such as ecs:DescribeInstanceTypes (repeatable).",
+)
+@click.option(
+    "--trust-policy",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Which tokens may assume the role: a RAM trust policy in a JSON file, instead of the guide's.",
+)
+@click.option(
+    "--session-seconds",
+    type=click.FloatRange(1, 43200),
+    metavar="SECONDS",
+    help="Length of role sessions, whatever is asked for.",
+)
+@click.option(
+    "--token-seconds",
+    type=click.FloatRange(1, 86400),
+    default=3600,
+    show_default=True,
+    metavar="SECONDS",
+    help="Lifetime of a service account token; the next one is written at four fifths of it.",
+)
+@click.option(
+    "--limits",
+    multiple=True,
+    metavar="LIMIT",
+    help="How often an action may be called: RunInstances=10/60s, or *=500/60s for each that is not named;"
+    " real is about as tight as the cloud (repeatable).  [default: none]",
 )
 def fakecloud(
     listen: str,
@@ -73,8 +100,12 @@ def fakecloud(
     workers: tuple[str, ...],
     boot_time: float,
     slower: float,
-    policy: Literal["published", "full"],
+    policy: str,
     allow: tuple[str, ...],
+    trust_policy: Path | None,
+    session_seconds: float | None,
+    token_seconds: float,
+    limits: tuple[str, ...],
 ) -> None:
     """Run a local cloud that the Alibaba Cloud SDKs can talk to: ECS, VPC, STS, metadata.
 
@@ -84,7 +115,7 @@ def fakecloud(
       caa alibabacloud --state-dir /tmp/caa …
     """  # noqa: D301  as above
     from caa import logs  # noqa: PLC0415  see the docstring of `caa/cli/__init__.py`
-    from caa.fakecloud import FakeCloudSettings, Timings, run  # noqa: PLC0415  see the docstring of `caa/cli/__init__.py`
+    from caa.fakecloud import FakeCloudSettings, PolicyError, Timings, parse_limits, run  # noqa: PLC0415  as above
 
     if boot == "netns" and os.geteuid() != 0:
         raise click.UsageError("--boot netns makes network namespaces and needs root; --boot none does not")
@@ -93,9 +124,14 @@ def fakecloud(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
         raise click.BadParameter(f"{listen!r}; allowed: ADDRESS:PORT", param_hint="--listen")
+    try:
+        allowed_calls = parse_limits(limits)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--limits") from None
     settings = FakeCloudSettings(
         host=host,
         port=int(port),
+        oss_port=int(port) + 1 if int(port) else 0,
         dir=folder,
         boot=boot,
         tls=tls,
@@ -104,10 +140,14 @@ def fakecloud(
         timings=Timings().slower(slower),
         policy=policy,
         allow=allow,
+        trust_policy=trust_policy,
+        session_seconds=session_seconds,
+        token_seconds=token_seconds,
+        limits=allowed_calls,
     )
     try:
         until_signal(run(settings, ready=click.echo))
-    except OSError as error:
+    except (OSError, PolicyError) as error:
         raise click.ClickException(f"the local cloud can't start: {error}") from error
 
 

@@ -124,11 +124,12 @@ class Demo:
         worker = stage.worker.netns.name
         self._report.console.print(
             f"""
-It is all up. Look around, in another terminal:
+It is all up. In a browser, the cloud with its instances and calls, live:
+  {stage.cloud.ecs_endpoint}/
+Look around, in another terminal:
   ip netns exec {worker} curl http://{address}/
   ip netns exec {worker}.{_POD} ip -d link show vxlan1
   ip netns exec {worker}.{_POD} tc -s filter show dev eth0 ingress
-  curl {stage.cloud.ecs_endpoint}/local/state
   ls -R {stage.pods_dir}
   less {stage.folder}/daemon-1.log {stage.folder}/cloud.log
 Ctrl-C here removes it.

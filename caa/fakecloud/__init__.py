@@ -6,13 +6,18 @@ that the unmodified SDKs can't tell the difference. It imports nothing of the da
 its mistakes.
 """
 
-from caa.fakecloud.boot import Boot, Machine, NoBoot
+from caa.fakecloud.boot import Boot, Interface, Machine, NoBoot
 from caa.fakecloud.calls import Call
+from caa.fakecloud.eips import Eip, EipStatus
+from caa.fakecloud.enis import Eni, EniStatus
 from caa.fakecloud.faults import Fault
 from caa.fakecloud.instances import Instance, Status
+from caa.fakecloud.limits import Limit, parse_limits
 from caa.fakecloud.netns import FOLDER as NETNS_FOLDER
 from caa.fakecloud.netns import Namespace, apart, netlink
 from caa.fakecloud.orders import Order
+from caa.fakecloud.policy import PolicyError
+from caa.fakecloud.security_groups import Rule, SecurityGroup
 from caa.fakecloud.service import LocalCloud, run
 from caa.fakecloud.settings import FakeCloudSettings, Image
 from caa.fakecloud.timings import Timings
@@ -22,19 +27,29 @@ __all__ = [
     "NETNS_FOLDER",
     "Boot",
     "Call",
+    "Eip",
+    "EipStatus",
+    "Eni",
+    "EniStatus",
     "FakeCloudSettings",
     "Fault",
     "Image",
     "Instance",
+    "Interface",
+    "Limit",
     "LocalCloud",
     "Machine",
     "Namespace",
     "NoBoot",
     "Order",
+    "PolicyError",
+    "Rule",
+    "SecurityGroup",
     "Status",
     "Timings",
     "VSwitch",
     "apart",
     "netlink",
+    "parse_limits",
     "run",
 ]

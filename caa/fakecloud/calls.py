@@ -9,6 +9,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 KEPT = 1000
+LONGEST = 256
+"""Characters that are kept of whatever a caller sent."""
 _SECRET = frozenset({"UserData", "OIDCToken", "Password"})
 
 
@@ -23,10 +25,17 @@ class Call:
     """The caller's address and port: the same for all calls of one connection."""
     parameters: Mapping[str, str]
     """The action's own. Of what may hold secrets, only the length."""
+    signature: str = ""
+    """What came of checking it, such as "HMAC-SHA1 ok" or a refusal's code; empty if it was not checked."""
+    identity: str = ""
+    """Who called, if the signature is good: a role session's name, or the id of the user's key."""
     outcome: str = ""
     """ok, an error's code, or dropped; empty while it is under way."""
     status: int = 0
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.action, self.version = _short(self.action), _short(self.version)
 
     def end(self, outcome: str, status: int, now: float) -> None:
         self.outcome = outcome
@@ -37,8 +46,13 @@ class Call:
 
 def without_secrets(parameters: Mapping[str, str]) -> dict[str, str]:
     return {
-        name: f"({len(value)} characters)" if name in _SECRET else value for name, value in parameters.items()
+        _short(name): f"({len(value)} characters)" if name in _SECRET else _short(value)
+        for name, value in parameters.items()
     }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
 
 
 class CallLog:

@@ -1,4 +1,9 @@
-"""Time, so that a test can hold it still."""
+"""Time, so that a test can hold it still.
+
+It runs as fast as everybody's. What is faster or slower than in the cloud is how long things take, and that
+is in `Timings`. Were the clock itself faster, signatures would be too old and sessions over as soon as they
+came, for the callers' clocks are real ones.
+"""
 
 import asyncio
 import time

@@ -14,6 +14,13 @@ class InstanceType:
     tdx_zones: frozenset[str] = frozenset()
     """Zones where it can be had as a confidential instance."""
 
+    @property
+    def enis(self) -> int:
+        """How many network interfaces an instance can have, the primary one included. An assumption, no more
+        generous than the real numbers, which differ from family to family.
+        """
+        return 2 if self.vcpus < 4 else 3 if self.vcpus < 8 else 4
+
 
 TDX_ZONES = frozenset({"cn-beijing-i"})
 

@@ -4,6 +4,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from caa.fakecloud.clock import Clock
+from caa.fakecloud.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,15 @@ class AccessKey:
     """Empty for a key that is not a session's."""
     expires_at: float | None = None
     """Seconds since the epoch; None: never."""
+    session: str = ""
+    """The role session's name; empty for the user's key."""
+    session_policy: Policy | None = None
+    """What narrows the session's rights below those of its role."""
+
+    @property
+    def identity(self) -> str:
+        """Who calls with it, for people who look."""
+        return self.session or self.id
 
 
 class KeyRing:
@@ -29,13 +39,15 @@ class KeyRing:
     def find(self, key_id: str) -> AccessKey | None:
         return self._keys.get(key_id)
 
-    def issue(self, seconds: float) -> AccessKey:
+    def issue(self, seconds: float, session: str = "session", policy: Policy | None = None) -> AccessKey:
         """A new session's key, valid that long."""
         key = AccessKey(
             id=f"STS.N{secrets.token_hex(10)}",
             secret=secrets.token_hex(22),
             session_token=f"CAIS{secrets.token_urlsafe(400)}",
             expires_at=self._clock.now() + seconds,
+            session=session,
+            session_policy=policy,
         )
         self._keys[key.id] = key
         return key

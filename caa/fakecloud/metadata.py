@@ -5,11 +5,13 @@ for X-aliyun-ecs-metadata-token. A wrong one is always refused, a missing one wh
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network
 
 from aiohttp import web
 
 from caa.fakecloud.clock import Clock
+from caa.fakecloud.enis import Eni
 from caa.fakecloud.instances import Instance
 
 ADDRESS = "100.100.100.200"
@@ -26,11 +28,15 @@ class Metadata:
         *,
         region: str,
         vpc_id: str,
+        vpc_cidr: IPv4Network,
         tokens_required: bool,
         clock: Clock,
+        interfaces: Callable[[Instance], Sequence[Eni]],
     ) -> None:
-        """`find` gives the instance that has an address."""
+        """`find` gives the instance that has an address, `interfaces` those that it has."""
         self._find = find
+        self._interfaces = interfaces
+        self._vpc_cidr = vpc_cidr
         self._region = region
         self._vpc_id = vpc_id
         self._tokens_required = tokens_required
@@ -41,8 +47,7 @@ class Metadata:
         application = web.Application()
         application.router.add_put("/latest/api/token", self._token)
         application.router.add_get("/latest/user-data", self._user_data)
-        application.router.add_get("/latest/meta-data/", self._list)
-        application.router.add_get("/latest/meta-data/{key:.+}", self._value)
+        application.router.add_get("/latest/meta-data/{key:.*}", self._value)
         return application
 
     async def _token(self, request: web.Request) -> web.Response:
@@ -61,17 +66,22 @@ class Metadata:
             raise web.HTTPNotFound
         return web.Response(body=data, content_type="application/octet-stream")
 
-    async def _list(self, request: web.Request) -> web.Response:
-        return web.Response(text="\n".join(self._values(self._admitted(request))))
-
     async def _value(self, request: web.Request) -> web.Response:
-        value = self._values(self._admitted(request)).get(request.match_info["key"])
-        if value is None:
+        """Of a key, its value; of a folder, what is in it, folders with a slash at the end."""
+        values = self._values(self._admitted(request))
+        key = request.match_info["key"]
+        if key in values:
+            return web.Response(text=values[key])
+        folder = f"{key.rstrip('/')}/" if key else ""
+        below = (each.removeprefix(folder) for each in values if each.startswith(folder))
+        entries = {f"{first}/" if slash else first for first, slash, _ in (e.partition("/") for e in below)}
+        if not entries:
             raise web.HTTPNotFound
-        return web.Response(text=value)
+        return web.Response(text="\n".join(sorted(entries)))
 
     def _values(self, instance: Instance) -> dict[str, str]:
         order = instance.order
+        public = {"public-ipv4": str(instance.public_address)} if instance.public_address else {}
         return {
             "hostname": order.host_name or instance.id.replace("-", "Z"),
             "image-id": order.image_id,
@@ -85,6 +95,25 @@ class Metadata:
             "vswitch-cidr-block": str(order.pool.vswitch.cidr),
             "vswitch-id": order.pool.vswitch.id,
             "zone-id": order.pool.vswitch.zone_id,
+            **public,
+        } | {
+            f"network/interfaces/macs/{eni.mac}/{key}": value
+            for eni in self._interfaces(instance)
+            for key, value in self._interface(eni).items()
+        }
+
+    def _interface(self, eni: Eni) -> dict[str, str]:
+        return {
+            # Where vSwitches have networks and gateways of their own, the local VPC is all one network.
+            "gateway": str(self._vpc_cidr.broadcast_address - 2),
+            "netmask": str(self._vpc_cidr.netmask),
+            "network-interface-id": eni.id,
+            "primary-ip-address": str(eni.address),
+            "private-ipv4s": f'["{eni.address}"]',
+            "vpc-cidr-block": str(self._vpc_cidr),
+            "vpc-id": self._vpc_id,
+            "vswitch-cidr-block": str(eni.pool.vswitch.cidr),
+            "vswitch-id": eni.pool.vswitch.id,
         }
 
     def _admitted(self, request: web.Request) -> Instance:

@@ -1,6 +1,7 @@
 """Plays machines as network namespaces of this computer, which boot and run a pod VM's programs."""
 
 import asyncio
+import itertools
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 import structlog
 
-from caa.fakecloud.boot import Machine
+from caa.fakecloud.boot import Interface, Machine
 from caa.fakecloud.netns import Namespace
 from caa.fakecloud.vpc import Vpc
 from caa.fakecloud.zygote import Zygote
@@ -42,6 +43,48 @@ IMPORTS = (
 """What those programs import, as `pkgutil.resolve_name` takes it. The cloud itself uses none of it."""
 
 
+class _Plugs:
+    """The interfaces of one machine: eth0, eth1, … in the order in which they were plugged in."""
+
+    def __init__(self, vpc: Vpc, netns: Namespace) -> None:
+        self._vpc = vpc
+        self._netns = netns
+        self._dark = True
+        self._ports: dict[str, tuple[Interface, str]] = {}
+        self._changing = asyncio.Lock()
+
+    async def add(self, interface: Interface) -> None:
+        async with self._changing:
+            name = next(name for name in map("eth{}".format, itertools.count()) if name not in self._ports)
+            port = await self._vpc.plug(
+                self._netns.fd,
+                interface.address,
+                interface.mac,
+                name,
+                route="default" if name == "eth0" else None,
+                dark=self._dark,
+            )
+            self._ports[name] = interface, port
+
+    async def remove(self, interface: Interface) -> None:
+        async with self._changing:
+            for name, (of, port) in list(self._ports.items()):
+                if of == interface:
+                    await self._vpc.unplug(port)
+                    del self._ports[name]
+
+    async def remove_all(self) -> None:
+        for interface, _ in list(self._ports.values()):
+            await self.remove(interface)
+
+    async def light_up(self) -> None:
+        """From now on they hear what is sent to them."""
+        async with self._changing:
+            self._dark = False
+            for _, port in self._ports.values():
+                await self._vpc.light_up(port)
+
+
 class NetnsBoot:
     """A `Boot` whose machines are network namespaces, `<vpc name>.<instance id>`, plugged into a `Vpc`.
 
@@ -66,6 +109,7 @@ class NetnsBoot:
         self._programs = programs
         self._imports = imports
         self._machines: dict[str, asyncio.Task[None]] = {}
+        self._plugs: dict[str, _Plugs] = {}
         self._zygote: Zygote | None = None
         self._log = structlog.get_logger(__name__)
 
@@ -98,12 +142,16 @@ class NetnsBoot:
             async with AsyncExitStack() as undo:
                 netns = await Namespace.create(f"{self._vpc.name}.{machine.instance_id}")
                 undo.push_async_callback(netns.remove)
-                port = await self._vpc.plug(netns.fd, machine.address, machine.mac, dark=True)
-                undo.push_async_callback(self._vpc.unplug, port)
+                plugs = _Plugs(self._vpc, netns)
+                undo.push_async_callback(plugs.remove_all)
+                for interface in machine.interfaces:
+                    await plugs.add(interface)
+                self._plugs[machine.instance_id] = plugs
+                undo.callback(self._plugs.pop, machine.instance_id)
                 plugged.set_result(None)
 
                 await asyncio.sleep(machine.boot_seconds)
-                await self._vpc.light_up(port)
+                await plugs.light_up()
                 with _open_console(console) as output:
                     guest = await zygote.fork(machine.name, self._programs, netns.fd, output.fileno())
                 undo.push_async_callback(guest.kill)
@@ -124,6 +172,16 @@ class NetnsBoot:
             task.cancel()
         await asyncio.wait([task])
         self._forget(instance_id, task)
+
+    async def plug(self, instance_id: str, interface: Interface) -> None:
+        plugs = self._plugs.get(instance_id)
+        if plugs:
+            await plugs.add(interface)
+
+    async def unplug(self, instance_id: str, interface: Interface) -> None:
+        plugs = self._plugs.get(instance_id)
+        if plugs:
+            await plugs.remove(interface)
 
     def _forget(self, instance_id: str, task: asyncio.Task[None]) -> None:
         if self._machines.get(instance_id) is task:  # and not one that was started since

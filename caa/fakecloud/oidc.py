@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -69,12 +70,11 @@ class Issuer:
             )
         verify_rs256(self._key.public_key(), signed, signature)
         now = self._clock.now()
-        expires, not_before = claims.get("exp"), claims.get("nbf", 0)
-        if not isinstance(expires, int) or not isinstance(not_before, int):
-            raise InvalidTokenError("Invalid", "The Jwt content is invalid that cannot be recognized.")
+        expires = _time(claims, "exp")
+        begins = max(_time(claims, "iat"), _time({"nbf": 0} | claims, "nbf"))
         if expires <= now:
             raise InvalidTokenError("Expired", "This JsonWebToken is expired.")
-        if not_before > now:
+        if begins > now:  # the code is assumed
             raise InvalidTokenError("Invalid", "This JsonWebToken is not valid yet.")
         audiences = claims.get("aud")
         if audience not in (audiences if isinstance(audiences, list) else [audiences]):
@@ -135,6 +135,13 @@ def _parse(token: str) -> tuple[bytes, dict[str, Any], dict[str, Any], bytes]:
     if not isinstance(header, dict) or not isinstance(claims, dict):
         raise InvalidTokenError("Invalid", "The Jwt content is invalid that cannot be recognized.")
     return ".".join(parts[:2]).encode(), header, claims, signature
+
+
+def _time(claims: Mapping[str, Any], name: str) -> int:
+    value = claims.get(name)
+    if not isinstance(value, int):
+        raise InvalidTokenError("Invalid", "The Jwt content is invalid that cannot be recognized.")
+    return value
 
 
 def _b64(data: bytes) -> str:

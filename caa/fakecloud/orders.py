@@ -1,22 +1,23 @@
 """What RunInstances is sent, checked and made into an order for an instance."""
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 
-from caa.fakecloud.errors import ApiError, invalid, missing
-from caa.fakecloud.instance_types import INSTANCE_TYPES, InstanceType
+from caa.fakecloud.eni_orders import NAME, check_eni_limit, read_interfaces
+from caa.fakecloud.enis import Eni, EniOrder, Enis
+from caa.fakecloud.errors import ApiError, invalid
+from caa.fakecloud.instance_types import InstanceType
 from caa.fakecloud.parameters import Parameters
-from caa.fakecloud.settings import FakeCloudSettings, Image
+from caa.fakecloud.region import Region, read_address
+from caa.fakecloud.tags import read_tags
 from caa.fakecloud.vswitches import AddressPool
 
 MAX_USER_DATA = 32 * 1024
 """Bytes before base64."""
-MAX_TAGS = 20
-MAX_SECURITY_GROUPS = 5
+DEFAULT_DISK = "cloud_essd"
 
-_INSTANCE_NAME = re.compile(r"(?!https?://)[^\W\d_][\w.:-]{1,127}")
 _DISK_SIZES = {
     "cloud_essd": range(20, 2049),
     "cloud_auto": range(20, 2049),
@@ -24,7 +25,6 @@ _DISK_SIZES = {
     "cloud_ssd": range(20, 501),
     "cloud_efficiency": range(20, 501),
 }
-DEFAULT_DISK = "cloud_essd"
 
 _ACCEPTED = (
     "Amount",
@@ -40,6 +40,8 @@ _ACCEPTED = (
     "InternetMaxBandwidthOut",
     "KeyPairName",
     "MinAmount",
+    "NetworkInterface.*",
+    "PrivateIpAddress",
     "RegionId",
     "SecurityGroupId",
     "SecurityGroupIds.*",
@@ -73,15 +75,19 @@ class Order:
     """Above zero: with a public address."""
     host_name: str = ""
     description: str = ""
+    address: IPv4Address | None = None
+    """The primary private one; None: any of the vSwitch's."""
+    interfaces: Sequence[EniOrder | Eni] = ()
+    """Secondary ones: to be made, or to be attached."""
 
 
-def read_order(parameters: Parameters, settings: FakeCloudSettings, pools: Sequence[AddressPool]) -> Order:
+def read_order(parameters: Parameters, region: Region, enis: Enis) -> Order:
     """Check everything that RunInstances was sent, as the cloud does before it makes anything.
 
     Raises ApiError with the code that the API reference gives for what is wrong.
     """
     parameters.accept(*_ACCEPTED)
-    check_region(parameters, settings)
+    region.check(parameters)
     for name in ("Amount", "MinAmount"):
         if parameters.integer(name, 1, low=1, high=100) != 1:
             raise invalid(name, "The local cloud makes one instance a call.")
@@ -91,106 +97,76 @@ def read_order(parameters: Parameters, settings: FakeCloudSettings, pools: Seque
             "InvalidInstanceChargeType.NotFound",
             "The InstanceChargeType does not exist in our records.",
         )
-    image = _image(parameters, settings)
-    instance_type = _instance_type(parameters)
-    pool = _vswitch(parameters, pools)
+    image = region.image(parameters)
+    instance_type = region.instance_type(parameters)
+    pool = _vswitch(parameters, region)
+    zone = pool.vswitch.zone_id
+    groups = region.some_security_groups(parameters)
     disk_category, disk_gib = _system_disk(parameters, image.size_gib)
     internet_charge_type, internet_mbps = _internet(parameters)
-    return Order(
+    order = Order(
         name=_instance_name(parameters),
         image_id=image.id,
         type=instance_type,
         pool=pool,
-        security_group_ids=_security_groups(parameters, settings),
+        security_group_ids=groups,
         user_data=_user_data(parameters),
-        tags=_tags(parameters),
-        key_pair=_key_pair(parameters, settings),
-        confidential=_confidential(parameters, instance_type, pool.vswitch.zone_id),
+        tags=read_tags(parameters),
+        key_pair=region.key_pair(parameters),
+        confidential=_confidential(parameters, instance_type, zone),
         disk_category=disk_category,
         disk_gib=disk_gib,
         internet_charge_type=internet_charge_type,
         internet_mbps=internet_mbps,
         host_name=parameters.text("HostName"),
         description=parameters.text("Description"),
+        address=_address(parameters, pool),
+        interfaces=read_interfaces(parameters, region, enis, pool, groups),
     )
+    check_eni_limit(instance_type, 1 + len(order.interfaces))
+    _check_addresses(order)
+    region.stock.check(zone, instance_type)
+    return order
 
 
-def check_region(parameters: Parameters, settings: FakeCloudSettings) -> None:
-    if parameters.required("RegionId") != settings.region:
-        raise ApiError(404, "InvalidRegionId.NotFound", "The specified RegionId does not exist.")
-
-
-def _image(parameters: Parameters, settings: FakeCloudSettings) -> Image:
-    wanted = parameters.required("ImageId")
-    for image in settings.images:
-        if image.id == wanted:
-            return image
-    raise ApiError(404, "InvalidImageId.NotFound", "The specified ImageId does not exist.")
-
-
-def _vswitch(parameters: Parameters, pools: Sequence[AddressPool]) -> AddressPool:
-    wanted = parameters.required("VSwitchId")
-    for pool in pools:
-        if pool.vswitch.id == wanted:
-            if parameters.text("ZoneId", pool.vswitch.zone_id) != pool.vswitch.zone_id:
-                raise ApiError(
-                    400, "InvalidParameter.Mismatch", "Specified virtual switch is not in the specified zone."
-                )
-            return pool
-    raise ApiError(404, "InvalidVSwitchId.NotFound", "Specified virtual switch does not exist.")
-
-
-def _key_pair(parameters: Parameters, settings: FakeCloudSettings) -> str:
-    name = parameters.text("KeyPairName")
-    if name and name not in settings.key_pairs:
+def _vswitch(parameters: Parameters, region: Region) -> AddressPool:
+    pool = region.vswitch(parameters.required("VSwitchId"))
+    if parameters.text("ZoneId", pool.vswitch.zone_id) != pool.vswitch.zone_id:
         raise ApiError(
-            404,
-            "InvalidKeyPairName.NotFound",
-            'The specified parameter "KeyPairName" does not exist in our records.',
+            400, "InvalidParameter.Mismatch", "Specified virtual switch is not in the specified zone."
         )
-    return name
+    return pool
 
 
-def _security_groups(parameters: Parameters, settings: FakeCloudSettings) -> Sequence[str]:
-    vpcs = dict(settings.security_groups)
-    one = parameters.text("SecurityGroupId")
-    several = parameters.texts("SecurityGroupIds")
-    if one and several:
+def _address(parameters: Parameters, pool: AddressPool) -> IPv4Address | None:
+    address = read_address(parameters, "PrivateIpAddress")
+    if address is not None and address not in pool:
         raise ApiError(
             400,
-            "InvalidParameter.Conflict",
-            "SecurityGroupId and SecurityGroupIds can't be specified at the same time.",
+            "InvalidPrivateIpAddress",
+            "Specified private IP address is not in the CIDR block of virtual switch.",
         )
-    ids = [one] if one else several
-    if not ids:
-        raise missing("SecurityGroupId")
-    if len(ids) > MAX_SECURITY_GROUPS or len(set(ids)) != len(ids):
-        raise invalid("SecurityGroupIds", f"At most {MAX_SECURITY_GROUPS}, each once.")
-    for each in ids:
-        if each not in vpcs:
-            raise ApiError(
-                404,
-                "InvalidSecurityGroupId.NotFound",
-                f"The specified SecurityGroupId {each} does not exist.",
-            )
-        if vpcs[each] != settings.vpc_id:
-            raise ApiError(
-                400,
-                "InvalidParameter.Mismatch",
-                "Specified security group and virtual switch are not in the same VPC.",
-            )
-    return tuple(ids)
-
-
-def _instance_type(parameters: Parameters) -> InstanceType:
-    name = parameters.required("InstanceType")
-    if name not in INSTANCE_TYPES:
+    if address is not None and pool.is_taken(address):
         raise ApiError(
-            400,
-            "InvalidInstanceType.ValueNotSupported",
-            "The specified InstanceType does not exist or beyond the permitted range.",
+            400, "InvalidPrivateIpAddress.Duplicated", "Specified private IP address is duplicated."
         )
-    return INSTANCE_TYPES[name]
+    return address
+
+
+def _check_addresses(order: Order) -> None:
+    """That there are enough for the instance's interfaces together, and that no two want the same one."""
+    new = [EniOrder(pool=order.pool, security_group_ids=(), address=order.address)]
+    new += [each for each in order.interfaces if isinstance(each, EniOrder)]
+    wanted = [each.address for each in new if each.address]
+    if len(set(wanted)) != len(wanted):
+        raise ApiError(
+            400, "InvalidPrivateIpAddress.Duplicated", "Specified private IP address is duplicated."
+        )
+    for pool in {each.pool for each in new}:
+        if sum(each.pool is pool for each in new) > pool.available:
+            raise ApiError(
+                400, "QuotaExceeded.PrivateIpAddress", "Don't have enough private IPs in this switch."
+            )
 
 
 def _confidential(parameters: Parameters, instance_type: InstanceType, zone: str) -> bool:
@@ -211,7 +187,7 @@ def _confidential(parameters: Parameters, instance_type: InstanceType, zone: str
 
 def _instance_name(parameters: Parameters) -> str:
     name = parameters.text("InstanceName")
-    if name and not _INSTANCE_NAME.fullmatch(name):
+    if name and not NAME.fullmatch(name):
         raise ApiError(
             400, "InvalidInstanceName.Malformed", 'The specified parameter "InstanceName" is not valid.'
         )
@@ -223,29 +199,13 @@ def _user_data(parameters: Parameters) -> bytes:
         data = base64.b64decode(parameters.text("UserData"), validate=True)
     except ValueError:  # also what b64decode raises for text that is not ASCII
         raise ApiError(
-            403, "InvalidUserData.Base64FormatInvalid", "The specified UserData is not valid."
+            400, "InvalidUserData.Base64FormatInvalid", "The specified UserData is not valid."
         ) from None
     if len(data) > MAX_USER_DATA:
         raise ApiError(
             400, "InvalidUserData.SizeExceeded", 'The specified parameter "UserData" exceeds the size.'
         )
     return data
-
-
-def _tags(parameters: Parameters) -> dict[str, str]:
-    tags: dict[str, str] = {}
-    for tag in parameters.objects("Tag"):
-        key, value = tag.get("Key", ""), tag.get("Value", "")
-        if not 0 < len(key) <= 128 or key.lower().startswith(("aliyun", "acs:")) or "://" in key:
-            raise ApiError(400, "InvalidTagKey.Malformed", "The specified Tag.n.Key is not valid.")
-        if len(value) > 128 or "://" in value:
-            raise ApiError(400, "InvalidTagValue.Malformed", "The specified Tag.n.Value is not valid.")
-        if key in tags:
-            raise ApiError(400, "Duplicate.TagKey", "The Tag.N.Key contain duplicate key.")
-        tags[key] = value
-    if len(tags) > MAX_TAGS:
-        raise ApiError(400, "InvalidParameter.TagKey", f"At most {MAX_TAGS} tags can be specified.")
-    return tags
 
 
 def _system_disk(parameters: Parameters, image_gib: int) -> tuple[str, int]:

@@ -3,12 +3,14 @@
 A list's items are `Name.1`, `Name.2`; an object's fields `Name.Field`; a list of objects has `Name.1.Field`.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 
 from caa.fakecloud.errors import ApiError, invalid, missing
 
 LARGEST_INDEX = 1000
+LONGEST_JSON_LIST = 100
 
 
 class Parameters:
@@ -34,13 +36,36 @@ class Parameters:
             raise invalid(name, f"It must be a whole number from {low} to {high}.")
         return int(text)
 
-    def boolean(self, name: str) -> bool:
+    def boolean(self, name: str, *, default: bool = False) -> bool:
         match self.values.get(name, "").lower():
-            case "" | "false":
+            case "":
+                return default
+            case "false":
                 return False
             case "true":
                 return True
         raise invalid(name, "It must be true or false.")
+
+    def json_list(self, name: str) -> list[str] | None:
+        """A list that is written as JSON, of no more than 100 texts; None if it is not given."""
+        text = self.values.get(name)
+        if not text:
+            return None
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = None
+        if (
+            not isinstance(values, list)
+            or len(values) > LONGEST_JSON_LIST
+            or not all(isinstance(value, str) for value in values)
+        ):
+            raise ApiError(400, f"Invalid{name}.Malformed", f"The specified {name} are not valid.")
+        return values
+
+    def name_pattern(self, name: str) -> re.Pattern[str]:
+        """A name in which * stands for anything; of no name, the pattern of every one."""
+        return re.compile(".*".join(map(re.escape, self.text(name, "*").split("*"))))
 
     def texts(self, name: str) -> list[str]:
         """`name.1`, `name.2`, … in order of their numbers."""

@@ -3,10 +3,14 @@
 A request names its action and version in headers (x-acs-action, x-acs-version; today's SDKs) or parameters
 (Action, Version), and has its parameters in the query and in a form body. An error's body is {RequestId,
 HostId, Code, Message, Recommend}. All services share one listener; the version tells them apart.
+
+What is asked of a call, in this order: a good signature, a rate within the limits, the right to it. Then a
+fault may strike it. A call that was refused before does not count for limits and faults.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -18,9 +22,11 @@ from caa.fakecloud.calls import Call, CallLog, without_secrets
 from caa.fakecloud.clock import Clock
 from caa.fakecloud.errors import ApiError, missing
 from caa.fakecloud.faults import Fault, Faults
+from caa.fakecloud.keys import AccessKey
+from caa.fakecloud.limits import Limiter
 from caa.fakecloud.parameters import Parameters
-from caa.fakecloud.policy import Policy
-from caa.fakecloud.signature import RPC_PARAMETERS, SignatureVerifier, SignedRequest
+from caa.fakecloud.ram import Ram
+from caa.fakecloud.signature import FORM, RPC_PARAMETERS, SignatureVerifier, SignedRequest
 
 log = structlog.get_logger(__name__)
 
@@ -45,14 +51,16 @@ class ApiServer:
         services: Iterable[Service],
         *,
         verifier: SignatureVerifier,
-        policy: Policy,
+        limiter: Limiter,
+        ram: Ram,
         faults: Faults,
         calls: CallLog,
         clock: Clock,
     ) -> None:
         self._services = {service.version: service for service in services}
         self._verifier = verifier
-        self._policy = policy
+        self._limiter = limiter
+        self._ram = ram
         self._faults = faults
         self._calls = calls
         self._clock = clock
@@ -60,11 +68,10 @@ class ApiServer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The handler of `/`."""
         signed = await _read(request)
-        every = dict((*signed.query, *signed.form))
-        own = {name: value for name, value in every.items() if name not in RPC_PARAMETERS}
+        own = {name: value for name, value in signed.parameters.items() if name not in RPC_PARAMETERS}
         call = Call(
-            action=signed.header("x-acs-action") or every.get("Action", ""),
-            version=signed.header("x-acs-version") or every.get("Version", ""),
+            action=signed.named("x-acs-action", "Action"),
+            version=signed.named("x-acs-version", "Version"),
             request_id=str(uuid.uuid4()).upper(),
             began_at=self._clock.now(),
             connection=_peer(request),
@@ -87,41 +94,68 @@ class ApiServer:
         return web.json_response({"RequestId": call.request_id} | answer)
 
     async def _perform(self, signed: SignedRequest, call: Call, parameters: Parameters) -> dict[str, Any]:
+        if signed.method not in ("GET", "POST"):
+            # The status is assumed.
+            raise ApiError(400, "UnsupportedHTTPMethod", "This http method is not supported.")
         if not call.action:
             raise missing("Action")
         service = self._services.get(call.version)
         if service is None:
             raise ApiError(400, "InvalidVersion", "Specified parameter Version is not valid.")
-        action = service.actions.get(call.action)
-        if action is None:
-            raise ApiError(
-                404, "InvalidAction.NotFound", "Specified api is not found, please check your url and method."
-            )
-        if call.action not in service.anonymous:
-            self._verifier.verify(signed)
-            self._policy.authorize(f"{service.name}:{call.action}")
+        perform = self._admit(service, signed, call, parameters)
         fault = self._faults.strike(call.action, parameters.values)
         if fault and not fault.after_effect:
             await self._fail(fault)
         try:
-            return action(parameters)
+            return perform()
         finally:
             if fault and fault.after_effect:
                 await self._fail(fault)
+
+    def _admit(
+        self, service: Service, signed: SignedRequest, call: Call, parameters: Parameters
+    ) -> Callable[[], dict[str, Any]]:
+        """What the call does, once it is let in."""
+        name = call.action
+        if name in service.anonymous:
+            call.signature = "none (anonymous)"
+            self._limiter.admit(name)
+            return partial(service.actions[name], parameters)
+        if name not in service.actions and name not in service.own:
+            raise ApiError(
+                404, "InvalidAction.NotFound", "Specified api is not found, please check your url and method."
+            )
+        key = self._verify(signed, call)
+        self._limiter.admit(name)
+        if name in service.own:
+            return partial(service.own[name], parameters, key)
+        address = call.connection.rpartition(":")[0]
+        self._ram.authorize_call(key, service.name, name, parameters.values, address=address)
+        return partial(service.actions[name], parameters)
+
+    def _verify(self, signed: SignedRequest, call: Call) -> AccessKey:
+        try:
+            key = self._verifier.verify(signed)
+        except ApiError as refusal:
+            call.signature = refusal.code
+            raise
+        call.signature = f"{signed.algorithm} ok"
+        call.identity = key.identity
+        return key
 
     async def _fail(self, fault: Fault) -> None:
         await self._clock.sleep(fault.delay)
         if fault.drop:
             raise _DroppedError
         if fault.code:
-            raise ApiError(fault.status, fault.code, fault.message, headers=fault.headers)
+            raise ApiError(fault.answer_status, fault.code, fault.message, headers=fault.headers)
 
 
 async def _read(request: web.Request) -> SignedRequest:
     # aiohttp's own view of the URL is normalised; the signature is of what was sent.
     url = urlsplit(request.raw_path)
     body = await request.read()
-    is_form = request.content_type == "application/x-www-form-urlencoded"
+    is_form = request.content_type == FORM
     return SignedRequest(
         method=request.method,
         path=url.path,

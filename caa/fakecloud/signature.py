@@ -7,6 +7,8 @@ ACS3 signs the algorithm's name and the SHA-256 of the canonical request, which 
 path, sorted query, every signed header as `name:value` and an empty line, the names of the signed headers,
 and the SHA-256 of the body. Every `x-acs-…` header must be among the signed ones. A request's date may be
 15 minutes off, and its nonce is good for once.
+
+The RPC signature covers the parameters alone, wherever they are, and no header.
 """
 
 import base64
@@ -24,6 +26,8 @@ from caa.fakecloud.errors import ApiError, missing
 from caa.fakecloud.keys import AccessKey
 
 ALGORITHM = "ACS3-HMAC-SHA256"
+RPC_ALGORITHM = "HMAC-SHA1"
+FORM = "application/x-www-form-urlencoded"
 TOLERANCE = 15 * 60
 """Seconds that a request's date may be away from ours."""
 
@@ -65,6 +69,23 @@ class SignedRequest:
         """The values of a header in the canonical form: sorted, joined by commas."""
         return ",".join(sorted(value.strip() for key, value in self.headers if key.lower() == name))
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Those of the form win over the query's, as the last of several does."""
+        return dict((*self.query, *self.form))
+
+    @property
+    def algorithm(self) -> str:
+        """What it says it is signed with; empty if it is not signed at all."""
+        if self.header("authorization"):
+            return ALGORITHM
+        return RPC_ALGORITHM if "Signature" in self.parameters else ""
+
+    def named(self, header: str, parameter: str) -> str:
+        """The action, or its version. A header counts unless it could have been changed on the way."""
+        by_header = "" if self.algorithm == RPC_ALGORITHM else self.header(header)
+        return by_header or self.parameters.get(parameter, "")
+
 
 def encode(text: str) -> str:
     return quote(text, safe="~")
@@ -74,8 +95,8 @@ def canonical_query(pairs: Sequence[tuple[str, str]]) -> str:
     return "&".join(f"{encode(name)}={encode(value)}" for name, value in sorted(pairs))
 
 
-def acs3_string_to_sign(request: SignedRequest, signed_headers: Sequence[str]) -> str:
-    canonical = "\n".join(
+def acs3_canonical_request(request: SignedRequest, signed_headers: Sequence[str]) -> str:
+    return "\n".join(
         (
             request.method,
             request.path or "/",
@@ -85,6 +106,10 @@ def acs3_string_to_sign(request: SignedRequest, signed_headers: Sequence[str]) -
             request.header("x-acs-content-sha256"),
         )
     )
+
+
+def acs3_string_to_sign(request: SignedRequest, signed_headers: Sequence[str]) -> str:
+    canonical = acs3_canonical_request(request, signed_headers)
     return f"{ALGORITHM}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
@@ -118,12 +143,11 @@ class SignatureVerifier:
         Raises ApiError: IncompleteSignature, SignatureDoesNotMatch, InvalidAccessKeyId.NotFound,
         InvalidTimeStamp.Expired, SignatureNonceUsed, MissingSecurityToken, InvalidSecurityToken.….
         """
-        if request.header("authorization"):
-            return self._verify_acs3(request)
-        parameters = dict((*request.query, *request.form))
-        if "Signature" in parameters:
-            return self._verify_rpc(request.method, parameters)
-        raise missing("AccessKeyId")
+        if not request.algorithm:
+            raise missing("AccessKeyId")
+        if request.algorithm == RPC_ALGORITHM:
+            return self._verify_rpc(request.method, request.parameters)
+        return self._verify_acs3(request)
 
     def _verify_acs3(self, request: SignedRequest) -> AccessKey:
         match = _AUTHORIZATION.fullmatch(request.header("authorization"))
@@ -133,8 +157,11 @@ class SignatureVerifier:
         key = self._known_key(key_id, request.header("x-acs-security-token"))
         signed_headers = names.split(";")
         present = {name.lower() for name, _ in request.headers}
-        must = present.intersection(n for n in present if n.startswith("x-acs-")).union(_NEEDED_HEADERS)
-        unsigned = sorted(must.difference(signed_headers) | must.difference(present))
+        must = {name for name in present if name.startswith("x-acs-")}.union(_NEEDED_HEADERS)
+        if request.form:
+            must.add("content-type")  # it is what makes parameters of the body
+        empty = {name for name in _NEEDED_HEADERS if not request.header(name)}
+        unsigned = sorted(must.difference(signed_headers) | empty)
         if unsigned:
             raise _incomplete(f"Not signed: {', '.join(unsigned)}.")
         if signed_headers != sorted(signed_headers):
@@ -145,7 +172,13 @@ class SignatureVerifier:
                 400, "SignatureDoesNotMatch", "x-acs-content-sha256 is not the SHA-256 of the body."
             )
         if not hmac.compare_digest(signature, acs3_signature(request, signed_headers, key.secret)):
-            raise _mismatch(acs3_string_to_sign(request, signed_headers))
+            raise ApiError(
+                400,
+                "SignatureDoesNotMatch",
+                "Specified signature does not match our calculation."
+                f" server StringToSign is [{acs3_string_to_sign(request, signed_headers)}]"
+                f" server CanonicalRequest is [{acs3_canonical_request(request, signed_headers)}]",
+            )
         self._use_nonce(key.id, request.header("x-acs-signature-nonce"))
         return key
 
@@ -160,14 +193,19 @@ class SignatureVerifier:
         ):
             if not parameters.get(name):
                 raise missing(name)
-        if (parameters["SignatureMethod"], parameters["SignatureVersion"]) != ("HMAC-SHA1", "1.0"):
-            raise _incomplete("Only HMAC-SHA1, version 1.0, is understood.")
+        if (parameters["SignatureMethod"], parameters["SignatureVersion"]) != (RPC_ALGORITHM, "1.0"):
+            raise _incomplete(f"Only {RPC_ALGORITHM}, version 1.0, is understood.")
         key = self._known_key(parameters["AccessKeyId"], parameters.get("SecurityToken", ""))
         self._check_date(parameters["Timestamp"])
         if not hmac.compare_digest(
             parameters["Signature"].encode(), rpc_signature(method, parameters, key.secret).encode()
         ):
-            raise _mismatch(rpc_string_to_sign(method, parameters))
+            raise ApiError(
+                400,
+                "SignatureDoesNotMatch",
+                "Specified signature is not matched with our calculation."
+                f" server string to sign is:{rpc_string_to_sign(method, parameters)}",
+            )
         self._use_nonce(key.id, parameters["SignatureNonce"])
         return key
 
@@ -212,12 +250,4 @@ class SignatureVerifier:
 def _incomplete(why: str) -> ApiError:
     return ApiError(
         400, "IncompleteSignature", f"The request signature does not conform to Aliyun standards. {why}"
-    )
-
-
-def _mismatch(string_to_sign: str) -> ApiError:
-    return ApiError(
-        400,
-        "SignatureDoesNotMatch",
-        f"Specified signature does not match our calculation. server StringToSign is [{string_to_sign}]",
     )

@@ -106,7 +106,8 @@ class Vpc:
         fd = os.open(FOLDER / netns, os.O_RDONLY)
         try:
             mac = "02:00:" + address.packed.hex(":")
-            await self.plug(fd, address, mac, interface, default_route=default_route)
+            route = "default" if default_route else f"{METADATA_ADDRESS}/32"
+            await self.plug(fd, address, mac, interface, route=route)
         finally:
             os.close(fd)
 
@@ -117,11 +118,11 @@ class Vpc:
         mac: str,
         interface: str = "eth0",
         *,
-        default_route: bool = True,
+        route: str | None = "default",
         dark: bool = False,
     ) -> str:
-        """Give a namespace an interface in the VPC, and return the name of its port. Nothing that is sent to
-        a `dark` one arrives until it is lit up.
+        """Give a namespace an interface in the VPC, and return the name of its port. `route` is what it
+        reaches through the VPC's gateway. Nothing that is sent to a `dark` one arrives until it is lit up.
         """
         port = f"port{next(self._numbers)}"
 
@@ -134,7 +135,10 @@ class Vpc:
                     self._darken(cloud, index)
                 with netlink(netns) as machine:
                     eth = socket.if_nametoindex(interface)
-                    self._configure(machine, eth, address, default_route=default_route)
+                    # Of two interfaces in one network, only the one that has an address answers for it: so
+                    # it looks in a cloud, where the network answers ARP and not the machines.
+                    Path(f"/proc/sys/net/ipv4/conf/{interface}/arp_ignore").write_text("1")
+                    self._configure(machine, eth, address, route)
                     # Asking for the link makes the kernel act at once on the carrier that the port has now.
                     # (Its own time for that is up to a second, in which the bridge does not forward.)
                     cloud.link("get", index=index)
@@ -162,11 +166,11 @@ class Vpc:
             action={"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": self._void},
         )
 
-    def _configure(self, machine: IPRoute, index: int, address: IPv4Address, *, default_route: bool) -> None:
+    def _configure(self, machine: IPRoute, index: int, address: IPv4Address, route: str | None) -> None:
         machine.addr("add", index=index, address=str(address), prefixlen=self.cidr.prefixlen)
         machine.link("set", index=index, state="up")
-        destination = "default" if default_route else f"{METADATA_ADDRESS}/32"
-        machine.route("add", dst=destination, gateway=str(self.gateway), oif=index)
+        if route:
+            machine.route("add", dst=route, gateway=str(self.gateway), oif=index)
 
     async def light_up(self, port: str) -> None:
         """Let a dark port's machine hear what is sent to it."""

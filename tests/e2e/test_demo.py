@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from caa.demo import CAA, run_demo
@@ -70,8 +71,10 @@ async def test_it_cleans_up_after_a_ctrl_c(own_tmp: str, after: str) -> None:
 async def test_kept_up_until_a_ctrl_c(own_tmp: str) -> None:
     demo = await start("--keep")
     assert demo.stdout is not None
-    command = ""
+    command = page = ""
     async for line in demo.stdout:
+        if line.decode().strip().startswith("http://127.0.0.1:"):
+            page = line.decode().strip()
         if "curl http://10." in line.decode():
             command = line.decode().strip()
         if "Ctrl-C here removes it" in line.decode():
@@ -82,6 +85,8 @@ async def test_kept_up_until_a_ctrl_c(own_tmp: str) -> None:
         *("nsenter", f"--net=/run/netns/{netns}", sys.executable, "-c", fetch), stdout=asyncio.subprocess.PIPE
     )
     assert b"Hello from a pod" in (await look.communicate())[0]
+    async with aiohttp.ClientSession(headers={"Accept": "text/html"}) as http, http.get(page) as answer:
+        assert "Local cloud" in await answer.text()
     demo.send_signal(signal.SIGINT)
     await demo.communicate()
     assert demo.returncode == 130

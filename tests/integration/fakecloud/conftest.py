@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,7 @@ from Tea.core import TeaCore
 
 from caa.fakecloud import FakeCloudSettings, LocalCloud, Timings
 
-QUICK = Timings(
-    visible_after=0, address_after=0, starting_after=0, running_after=0, initializing=0, deleting=0
-)
+QUICK = Timings(**{each.name: 0 for each in fields(Timings) if each.name != "importing"})
 
 StartCloud = Callable[..., AbstractAsyncContextManager[LocalCloud]]
 

@@ -9,8 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from alibabacloud_ecs20140526.models import RunInstancesRequestNetworkInterface
+from alibabacloud_tea_openapi.exceptions import ClientException
 
-from caa.fakecloud import FakeCloudSettings, LocalCloud, Machine, run
+from caa.fakecloud import FakeCloudSettings, LocalCloud, Machine, NoBoot, run
 from caa.fakecloud.clock import SystemClock
 from caa.fakecloud.metadata import TOKEN_HEADER, TTL_HEADER, Metadata
 
@@ -45,6 +47,22 @@ class TestAdmin:
             assert answer.status == 400
             assert "typo" in await answer.text()
 
+    async def test_stock(self, cloud: LocalCloud, http: aiohttp.ClientSession, ecs: Any, sdk: Any) -> None:
+        order = {"zone": "cn-beijing-i", "type": "ecs.g8i.xlarge", "stock": 1}
+        async with http.post("/local/stock", json=order) as answer:
+            assert await answer.json() == order
+        async with http.get("/local/state") as answer:
+            assert (await answer.json())["stock"] == [order]
+        await ecs.run_instances_async(sdk.run_request(cloud))
+        with pytest.raises(ClientException) as refusal:
+            await ecs.run_instances_async(sdk.run_request(cloud))
+        assert (refusal.value.status_code, refusal.value.code) == (403, "OperationDenied.NoStock")
+        async with http.post("/local/stock", json=order | {"stock": None}) as answer:
+            assert answer.status == 200
+        await ecs.run_instances_async(sdk.run_request(cloud))
+        async with http.post("/local/stock", json=order | {"stock": -1}) as answer:
+            assert answer.status == 400
+
 
 class TestBadRequests:
     @pytest.mark.parametrize(
@@ -74,7 +92,9 @@ class TestBadRequests:
 @pytest.fixture
 async def metadata(cloud: LocalCloud, ecs: Any, sdk: Any) -> AsyncIterator[Any]:
     """Starts the metadata service as an instance sees it: every caller is the cloud's only instance."""
-    await ecs.run_instances_async(sdk.run_request(cloud, user_data="I2Nsb3VkLWNvbmZpZwo="))
+    second = RunInstancesRequestNetworkInterface(instance_type="Secondary")
+    request = sdk.run_request(cloud, user_data="I2Nsb3VkLWNvbmZpZwo=", network_interface=[second])
+    await ecs.run_instances_async(request)
     [instance] = cloud.instances
     runners = []
 
@@ -83,6 +103,8 @@ async def metadata(cloud: LocalCloud, ecs: Any, sdk: Any) -> AsyncIterator[Any]:
             lambda address: instance if known and address == "127.0.0.1" else None,
             region="cn-beijing",
             vpc_id="vpc-1",
+            vpc_cidr=cloud.settings.vpc_cidr,
+            interfaces=cloud.instances.interfaces,
             tokens_required=tokens_required,
             clock=SystemClock(),
         )
@@ -117,9 +139,32 @@ class TestMetadata:
                 async with http.get(f"meta-data/{key}") as answer:
                     assert await answer.text() == value
             async with http.get("meta-data/") as answer:
-                assert "instance-id" in (await answer.text()).split()
-            async with http.get("meta-data/none") as answer:
-                assert answer.status == 404
+                listed = (await answer.text()).split()
+                assert {"instance-id", "instance/", "network/"} <= set(listed)
+            for unknown in ("none", "none/", "inst"):
+                async with http.get(f"meta-data/{unknown}") as answer:
+                    assert answer.status == 404
+
+    async def test_an_instance_reads_about_its_interfaces(self, cloud: LocalCloud, metadata: Any) -> None:
+        [instance] = cloud.instances
+        primary, second = cloud.instances.interfaces(instance)
+        async with aiohttp.ClientSession(await metadata()) as http:
+
+            async def get(key: str) -> str:
+                async with http.get(f"meta-data/network/interfaces/macs/{key}") as answer:
+                    assert answer.status == 200
+                    return await answer.text()
+
+            async with http.get("meta-data/network/interfaces/macs") as answer:
+                assert await answer.text() == await get("")
+            assert set((await get("")).split()) == {f"{primary.mac}/", f"{second.mac}/"}
+            assert "primary-ip-address" in (await get(f"{second.mac}/")).split()
+            for eni in (primary, second):
+                assert await get(f"{eni.mac}/network-interface-id") == eni.id
+                assert await get(f"{eni.mac}/primary-ip-address") == str(eni.address)
+                assert await get(f"{eni.mac}/private-ipv4s") == f'["{eni.address}"]'
+                assert await get(f"{eni.mac}/netmask") == "255.255.0.0"
+                assert await get(f"{eni.mac}/gateway") == "10.64.255.253"
 
     async def test_a_stranger_reads_nothing(self, metadata: Any) -> None:
         async with aiohttp.ClientSession(await metadata(known=False)) as http:
@@ -144,7 +189,7 @@ class TestMetadata:
                     assert answer.status == 400
 
 
-class _Recorder:
+class _Recorder(NoBoot):
     def __init__(self) -> None:
         self.running: set[str] = set()
         self.started = asyncio.Event()

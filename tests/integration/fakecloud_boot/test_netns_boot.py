@@ -7,13 +7,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from caa.fakecloud.boot import Machine
+from caa.fakecloud.boot import Interface, Machine
 from caa.fakecloud.netns import FOLDER, Namespace, discard
 from caa.fakecloud.netns_boot import IMPORTS, PROGRAMS, NetnsBoot
 from caa.fakecloud.vpc import Vpc
@@ -39,8 +40,7 @@ def _machine(number: int = 1, boot_seconds: float = 0.0) -> Machine:
     return Machine(
         instance_id=f"i-{number}",
         name=f"podvm-{number}",
-        address=IPv4Address("10.77.0.20") + number,
-        mac=f"00:16:3e:00:00:{number:02x}",
+        interfaces=(Interface(IPv4Address("10.77.0.20") + number, f"00:16:3e:00:00:{number:02x}"),),
         user_data=b"",
         boot_seconds=boot_seconds,
     )
@@ -169,6 +169,54 @@ class TestGuest:
         await lab.ask(_machine().address)
 
 
+class TestInterfaces:
+    SECOND = Interface(IPv4Address("10.77.0.99"), "00:16:3e:00:00:99")
+
+    async def test_each_has_its_own_address_and_mac(
+        self, lab: "Lab", metadata: None, new_boot: Callable[..., NetnsBoot]
+    ) -> None:
+        machine = _machine()
+        await new_boot().start(replace(machine, interfaces=(*machine.interfaces, self.SECOND)))
+        for interface in (*machine.interfaces, self.SECOND):
+            seen = await lab.ask(interface.address)
+            assert seen["interfaces"] == ["eth0", "eth1", "lo"]
+            assert lab.neighbor(interface.address) == interface.mac
+
+    async def test_one_comes_and_goes_while_the_machine_runs(
+        self, lab: "Lab", metadata: None, new_boot: Callable[..., NetnsBoot]
+    ) -> None:
+        boot = new_boot()
+        await boot.start(_machine())
+        await lab.ask(_machine().address)
+        for _ in range(2):
+            await boot.plug("i-1", self.SECOND)
+            assert (await lab.ask(self.SECOND.address))["interfaces"] == ["eth0", "eth1", "lo"]
+            await boot.unplug("i-1", self.SECOND)
+            assert (await lab.ask(_machine().address))["interfaces"] == ["eth0", "lo"]
+        assert _ports(lab) == 1
+        await boot.stop("i-1")
+        assert _ports(lab) == 0
+
+    async def test_one_is_dark_until_the_machine_has_booted(
+        self, lab: "Lab", new_boot: Callable[..., NetnsBoot]
+    ) -> None:
+        boot = new_boot()
+        await boot.start(_machine(boot_seconds=NEVER))
+        await boot.plug("i-1", self.SECOND)
+        with lab.dial(self.SECOND.address) as client:
+            await lab.until("the SYN to vanish", lambda: lab.vanished() > 0)
+            assert lab.handshake(client) == "SYN sent"
+        await boot.stop("i-1")
+        assert _ports(lab) == 0
+
+    async def test_a_machine_that_is_off_has_none(self, new_boot: Callable[..., NetnsBoot]) -> None:
+        boot = new_boot()
+        await boot.plug("i-none", self.SECOND)
+        await boot.unplug("i-none", self.SECOND)
+        await boot.start(_machine(boot_seconds=NEVER))
+        await boot.unplug("i-1", self.SECOND)
+
+
 class TestPower:
     async def test_nothing_answers_before_it_has_booted(
         self, lab: "Lab", new_boot: Callable[..., NetnsBoot], monkeypatch: pytest.MonkeyPatch
@@ -186,7 +234,7 @@ class TestPower:
         with lab.dial(machine.address) as early:
             await lab.until("the SYN to vanish", lambda: lab.vanished() > 0)
             assert lab.handshake(early) == "SYN sent"
-            assert lab.neighbor(machine.address) == machine.mac
+            assert lab.neighbor(machine.address) == machine.interfaces[0].mac
             assert lab.processes_in(f"{lab.vpc.name}.i-1") == set()
             booted.set()
             assert (await lab.ask(machine.address))["hostname"] == machine.name
@@ -259,14 +307,18 @@ class TestPower:
         finally:
             await in_the_way.remove()
         with pytest.raises(Exception, match="Network is unreachable"):
-            await boot.start(Machine("i-1", "x", IPv4Address("10.99.0.1"), "00:16:3e:00:00:01", b"", 0))
+            await boot.start(
+                Machine("i-1", "x", (Interface(IPv4Address("10.99.0.1"), "00:16:3e:00:00:01"),), b"", 0)
+            )
         assert _names(lab) == set()
         assert _ports(lab) == 0
         await boot.start(_machine(boot_seconds=NEVER))
         with pytest.raises(ValueError, match="powered on already"):
             await boot.start(_machine())
         with pytest.raises(ValueError, match="instance id"):
-            await boot.start(Machine("../x", "x", IPv4Address("10.77.0.9"), "00:16:3e:00:00:01", b"", 0))
+            await boot.start(
+                Machine("../x", "x", (Interface(IPv4Address("10.77.0.9"), "00:16:3e:00:00:01"),), b"", 0)
+            )
 
     async def test_guest_that_cannot_start_is_reported_and_removed(
         self,
@@ -340,7 +392,7 @@ CLOUD = """
 import asyncio, sys
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from caa.fakecloud.boot import Machine
+from caa.fakecloud.boot import Interface, Machine
 from caa.fakecloud.netns_boot import NetnsBoot
 from caa.fakecloud.vpc import Vpc
 
@@ -349,7 +401,8 @@ async def main(name, consoles):
     boot = NetnsBoot(vpc, Path(consoles), programs=[["true"], ["sleep", "1000"]], imports=[])
     for number, boot_seconds in enumerate([0, 0, 3600]):
         address = IPv4Address("10.77.0.20") + number
-        await boot.start(Machine(f"i-{number}", "x", address, f"00:16:3e:00:00:0{number}", b"", boot_seconds))
+        interface = Interface(address, f"00:16:3e:00:00:0{number}")
+        await boot.start(Machine(f"i-{number}", "x", (interface,), b"", boot_seconds))
     print("up", flush=True)
     await asyncio.Event().wait()
 

@@ -65,3 +65,45 @@ def test_clear() -> None:
 def test_a_wrong_order_is_refused(wrong: str) -> None:
     with pytest.raises(ValidationError):
         Fault.model_validate_json(wrong)
+
+
+def test_a_fault_per_client_strikes_each_first_try_and_no_second() -> None:
+    faults = Faults()
+    faults.add(Fault(action="A", per="ClientToken"))
+    tries = ["t1", "t2", "t1", "t3", "t2", "t1"]
+    struck = [bool(faults.strike("A", {"ClientToken": token})) for token in tries]
+    assert struck == [True, True, False, True, False, False]
+    assert len(list(faults)) == 1, "there may be another client"
+
+
+def test_the_nth_call_of_each_client() -> None:
+    faults = Faults()
+    faults.add(Fault(action="A", per="ClientToken", nth=2, times=2))
+    tries = ["t1", "t2", "t1", "t1", "t1", "t2"]
+    assert [n for n, token in enumerate(tries) if faults.strike("A", {"ClientToken": token})] == [2, 3, 5]
+
+
+def test_a_share_of_all_calls_is_chosen_however_often_each_client_tries() -> None:
+    faults = Faults()
+    faults.add(Fault(action="A", per="ClientToken", share=0.5, times=1))
+    struck = [token for token in ("a", "b") * 50 if faults.strike("A", {"ClientToken": token})]
+    assert sorted(struck) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("Throttling", 400),
+        ("Throttling.User", 400),
+        ("ServiceUnavailable", 503),
+        ("InternalError", 500),
+        ("OperationDenied.NoStock", 403),
+        ("IncorrectInstanceStatus.Initializing", 403),
+        ("InvalidInstanceId.NotFound", 404),
+        ("InvalidParameter", 400),
+        ("", 400),
+    ],
+)
+def test_a_code_has_its_usual_status(code: str, status: int) -> None:
+    assert Fault(code=code).answer_status == status
+    assert Fault(code=code, status=429).answer_status == 429

@@ -7,14 +7,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caa.fakecloud import Machine, Status, Timings, VSwitch
+from caa.fakecloud.addresses import Addresses
+from caa.fakecloud.boot import Interface
+from caa.fakecloud.enis import Eni, EniOrder, Enis
 from caa.fakecloud.errors import ApiError
 from caa.fakecloud.instance_types import INSTANCE_TYPES
-from caa.fakecloud.instances import Instances, Power, status
+from caa.fakecloud.instances import Instance, Instances, Power, status
 from caa.fakecloud.orders import Order
+from caa.fakecloud.stock import Stock
 from caa.fakecloud.vswitches import AddressPool
 
 TIMINGS = Timings(
-    visible_after=1, address_after=2, starting_after=3, running_after=5, initializing=6, deleting=2
+    visible_after=1,
+    address_after=2,
+    starting_after=3,
+    running_after=5,
+    initializing=6,
+    deleting=2,
+    attaching=1,
+    detaching=1,
+    deleting_interface=1,
 )
 
 
@@ -41,6 +53,12 @@ class RecordingBoot:
     async def stop(self, instance_id: str) -> None:
         self.log.append("stop")
 
+    async def plug(self, instance_id: str, interface: Interface) -> None:
+        self.log.append(f"plug {interface.address}")
+
+    async def unplug(self, instance_id: str, interface: Interface) -> None:
+        self.log.append(f"unplug {interface.address}")
+
     async def close(self) -> None:
         self.log.append("close")
 
@@ -56,8 +74,25 @@ def boot() -> RecordingBoot:
 
 
 @pytest.fixture
-def instances(boot: RecordingBoot, clock: Any) -> Instances:
-    return Instances(boot, clock, TIMINGS, boot_seconds=0.7)
+def enis(clock: Any) -> Enis:
+    return Enis(clock, TIMINGS, quota=10)
+
+
+@pytest.fixture
+def public() -> Addresses:
+    return Addresses(IPv4Address("198.18.0.1"), IPv4Address("198.18.0.2"))
+
+
+@pytest.fixture
+def stock() -> Stock:
+    return Stock()
+
+
+@pytest.fixture
+def instances(boot: RecordingBoot, clock: Any, enis: Enis, public: Addresses, stock: Stock) -> Instances:
+    return Instances(
+        boot, clock, TIMINGS, boot_seconds=0.7, enis=enis, public_addresses=public, stock=stock, quota=12
+    )
 
 
 def _order(pool: AddressPool, **more: Any) -> Order:
@@ -96,7 +131,13 @@ async def test_the_life_of_an_instance(
         (True, True, "Running"),
     ]
     assert boot.machines == [
-        Machine(instance.id, "podvm-a", IPv4Address("10.0.0.1"), "00:16:3e:00:00:01", b"#cloud-config", 0.7)
+        Machine(
+            instance.id,
+            "podvm-a",
+            (Interface(IPv4Address("10.0.0.1"), "00:16:3e:00:00:01"),),
+            b"#cloud-config",
+            0.7,
+        )
     ]
 
     instances.delete(instance.id, force=True)
@@ -163,13 +204,31 @@ async def test_an_address_is_taken_until_its_machine_is_gone(
     assert instances.at("10.0.0.1") is None
 
 
-async def test_a_full_vswitch_makes_no_instance(instances: Instances, pool: AddressPool) -> None:
-    for _ in range(pool.available):
+async def test_no_more_than_the_quota(instances: Instances, pool: AddressPool) -> None:
+    for _ in range(12):
         instances.create(_order(pool))
-    with pytest.raises(ApiError, match=r"QuotaExceeded\.PrivateIpAddress"):
+    with pytest.raises(ApiError, match=r"QuotaExceed\.ElasticQuota"):
         instances.create(_order(pool))
     assert len(list(instances)) == 12
     await instances.close()
+
+
+async def test_what_an_instance_has_is_free_when_it_is_gone(
+    instances: Instances, pool: AddressPool, public: Addresses, stock: Stock, enis: Enis, clock: Any
+) -> None:
+    stock.set("cn-beijing-i", "ecs.g8i.xlarge", 1)
+    wanted = EniOrder(pool=pool, security_group_ids=("sg-1",), delete_on_release=True)
+    instance = instances.create(_order(pool, internet_mbps=100, interfaces=(wanted,)))
+    assert (pool.available, public.available) == (10, 1)
+    assert stock.left("cn-beijing-i", "ecs.g8i.xlarge") == 0
+    with pytest.raises(ApiError, match=r"OperationDenied\.NoStock"):
+        instances.create(_order(pool))
+    await clock.advance(10)
+    instances.delete(instance.id, force=True)
+    await clock.advance(2)
+    assert (pool.available, public.available) == (12, 2)
+    assert stock.left("cn-beijing-i", "ecs.g8i.xlarge") == 1
+    assert list(enis) == []
 
 
 async def test_close_powers_everything_off(
@@ -188,6 +247,81 @@ async def test_close_powers_everything_off(
     assert list(instances) == []
     assert asyncio.all_tasks() <= others
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class TestInterfaces:
+    @pytest.fixture
+    async def running(self, instances: Instances, pool: AddressPool, clock: Any) -> Instance:
+        instance = instances.create(_order(pool))
+        await clock.advance(10)
+        return instance
+
+    @pytest.fixture
+    def eni(self, enis: Enis, pool: AddressPool) -> Eni:
+        return enis.create(EniOrder(pool=pool, security_group_ids=("sg-1",), address=IPv4Address("10.0.0.9")))
+
+    async def test_is_plugged_into_a_running_machine_and_unplugged(
+        self, instances: Instances, running: Instance, eni: Eni, boot: RecordingBoot, clock: Any
+    ) -> None:
+        instances.attach(eni, running)
+        await clock.advance(0.9)
+        assert (eni.status, instances.interfaces(running)) == ("Attaching", [running.primary, eni])
+        await clock.advance(0.2)
+        assert (eni.status, boot.log[-1]) == ("InUse", "plug 10.0.0.9")
+        assert instances.at("10.0.0.9") is running
+        instances.detach(eni, running)
+        await clock.advance(0.9)
+        assert eni.status == "Detaching"
+        await clock.advance(0.2)
+        assert (eni.status, boot.log[-1]) == ("Available", "unplug 10.0.0.9")
+        assert instances.at("10.0.0.9") is None
+
+    async def test_goes_where_its_instance_goes_while_it_is_attached(
+        self, instances: Instances, running: Instance, eni: Eni, boot: RecordingBoot, enis: Enis, clock: Any
+    ) -> None:
+        instances.attach(eni, running)
+        instances.delete(running.id, force=True)
+        assert eni.status == "Detaching"
+        await clock.advance(5)
+        assert (eni.status, list(enis)) == ("Available", [eni])
+        assert boot.log == ["start", "stop"]
+
+    async def test_gets_the_address_that_it_wants(self, instances: Instances, pool: AddressPool) -> None:
+        first = IPv4Address("10.0.0.1")  # which the primary one would get
+        wanted = EniOrder(pool=pool, security_group_ids=("sg-1",), address=first)
+        instance = instances.create(_order(pool, interfaces=(wanted,)))
+        assert [eni.address for eni in instances.interfaces(instance)] == [first + 1, first]
+        any_one = EniOrder(pool=pool, security_group_ids=("sg-1",))
+        other = instances.create(_order(pool, interfaces=(any_one,), address=first + 2))
+        assert [eni.address for eni in instances.interfaces(other)] == [first + 2, first + 3]
+        await instances.close()
+
+    async def test_needs_an_instance_that_is_ready(
+        self, instances: Instances, pool: AddressPool, eni: Eni, clock: Any
+    ) -> None:
+        instance = instances.create(_order(pool))
+        await clock.advance(4)
+        assert instances.status(instance) is Status.STARTING
+        with pytest.raises(ApiError, match=r"InvalidOperation\.InvalidEcsState"):
+            instances.attach(eni, instance)
+
+    async def test_no_more_than_the_type_can_have(
+        self, instances: Instances, running: Instance, enis: Enis, pool: AddressPool
+    ) -> None:
+        for _ in range(running.order.type.enis - 1):
+            instances.attach(enis.create(EniOrder(pool=pool, security_group_ids=("sg-1",))), running)
+        with pytest.raises(ApiError, match="EniPerInstanceLimitExceeded"):
+            instances.attach(enis.create(EniOrder(pool=pool, security_group_ids=("sg-1",))), running)
+        await instances.close()
+
+    async def test_of_another_instance_is_not_detached(
+        self, instances: Instances, running: Instance, eni: Eni, pool: AddressPool, clock: Any
+    ) -> None:
+        instances.attach(eni, running)
+        other = instances.create(_order(pool))
+        await clock.advance(10)
+        with pytest.raises(ApiError, match=r"InvalidOperation\.InvalidEniState"):
+            instances.detach(eni, other)
 
 
 @given(
@@ -210,4 +344,5 @@ def test_status_only_moves_forward(ages: list[float], powered_at: float, deleted
 
 
 def test_slower_timings_keep_their_order() -> None:
-    assert Timings().slower(20) == Timings(1.0, 2.0, 3.0, 6.0, 6.0, 4.0)
+    slow = Timings().slower(20)
+    assert (slow.visible_after, slow.address_after, slow.running_after, slow.attaching) == (1, 2, 6, 2)

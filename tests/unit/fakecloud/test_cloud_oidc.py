@@ -14,11 +14,17 @@ from caa.fakecloud.errors import ApiError
 from caa.fakecloud.keys import KeyRing
 from caa.fakecloud.oidc import InvalidTokenError, Issuer, verify_rs256
 from caa.fakecloud.parameters import Parameters
-from caa.fakecloud.sts import Sts
+from caa.fakecloud.ram import Ram
+from caa.fakecloud.sts import LONGEST_TOKEN, Sts
 
 SETTINGS = FakeCloudSettings(dir=Path("/nonexistent"))
 ISSUER = Issuer("http://issuer", SystemClock())
 OTHER = Issuer("http://issuer", SystemClock())
+NOTHING = '{"Version": "1", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}'
+
+
+def _sts(keys: KeyRing) -> Sts:
+    return Sts(SETTINGS, keys, ISSUER, Ram(SETTINGS, issuer=ISSUER.url))
 
 
 def _reason(token: str, *, audience: str = "sts.aliyuncs.com") -> str:
@@ -84,7 +90,9 @@ def test_what_is_not_accepted() -> None:
     header, claims, signature = good.split(".")
     assert _reason(ISSUER.mint("s", seconds=-1)) == "Expired"
     assert _reason(ISSUER.mint("s", seconds=600, nbf=2**40)) == "Invalid"
-    assert _reason(ISSUER.mint("s", seconds=600, exp="later")) == "Invalid"
+    assert _reason(ISSUER.mint("s", seconds=600, iat=2**40)) == "Invalid"
+    for claim in ("exp", "iat", "nbf"):
+        assert _reason(ISSUER.mint("s", seconds=600, **{claim: "later"})) == "Invalid"
     assert _reason(ISSUER.mint("s", seconds=600, audience="other")) == "AudienceNotMatch"
     assert _reason(ISSUER.mint("s", seconds=600, iss="http://x")) == "IssuerNotMatch"
     assert _reason(OTHER.mint("s", seconds=600)) == "InvalidSignature"
@@ -119,7 +127,7 @@ class TestAssumeRole:
         )
 
     def test_a_session(self, keys: KeyRing, clock: Any) -> None:
-        answer = Sts(SETTINGS, keys, ISSUER).assume_role_with_oidc(self._parameters(DurationSeconds="900"))
+        answer = _sts(keys).assume_role_with_oidc(self._parameters(DurationSeconds="900"))
         credentials = answer["Credentials"]
         key = keys.find(credentials["AccessKeyId"])
         assert key
@@ -147,9 +155,44 @@ class TestAssumeRole:
             ({"DurationSeconds": "899"}, 400, "InvalidParameter.DurationSeconds"),
             ({"DurationSeconds": "3601"}, 400, "InvalidParameter.DurationSeconds"),
             ({"RoleSessionName": "a/b"}, 400, "InvalidParameter.RoleSessionName"),
+            ({"Policy": "{}"}, 400, "InvalidParameter.PolicyGrammar"),
+            ({"Policy": NOTHING.replace("Deny", "deny")}, 400, "InvalidParameter.PolicyGrammar"),
+            ({"Policy": NOTHING + " " * 2048}, 400, "InvalidParameter.PolicySize"),
+            ({"OIDCToken": "x" * (LONGEST_TOKEN + 1)}, 401, "AuthenticationFail.OIDCToken.Invalid"),
+            (
+                {"OIDCToken": ISSUER.mint(SETTINGS.service_account, seconds=600, aud="kubernetes")},
+                401,
+                "AuthenticationFail.OIDCToken.AudienceNotMatch",
+            ),
+            (
+                {"OIDCToken": ISSUER.mint(SETTINGS.service_account, seconds=600, sub=["x"])},
+                401,
+                "AuthenticationFail.NoPermission",
+            ),
         ],
     )
     def test_refusals(self, keys: KeyRing, changes: dict[str, str], status: int, code: str) -> None:
         with pytest.raises(ApiError) as refusal:
-            Sts(SETTINGS, keys, ISSUER).assume_role_with_oidc(self._parameters(**changes))
+            _sts(keys).assume_role_with_oidc(self._parameters(**changes))
         assert (refusal.value.status, refusal.value.code) == (status, code)
+
+    def test_a_session_has_its_name_and_its_policy(self, keys: KeyRing) -> None:
+        answer = _sts(keys).assume_role_with_oidc(self._parameters(RoleSessionName="node-1", Policy=NOTHING))
+        key = keys.find(answer["Credentials"]["AccessKeyId"])
+        assert key
+        assert key.identity == "node-1"
+        assert key.session_policy
+
+    def test_who_somebody_is(self, keys: KeyRing) -> None:
+        sts = _sts(keys)
+        assert sts.get_caller_identity(Parameters({}), keys.own) == {
+            "IdentityType": "RAMUser",
+            "AccountId": "1000000000000001",
+            "UserId": "200000000000000001",
+            "PrincipalId": "200000000000000001",
+            "Arn": "acs:ram::1000000000000001:user/caa-local",
+        }
+        answer = sts.get_caller_identity(Parameters({}), keys.issue(60, "node-1"))
+        assert answer["IdentityType"] == "AssumedRoleUser"
+        assert answer["Arn"] == "acs:ram::1000000000000001:assumed-role/caa-alibaba/node-1"
+        assert answer["PrincipalId"] == f"{answer['RoleId']}:node-1"

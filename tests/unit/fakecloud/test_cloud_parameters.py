@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from caa.fakecloud.errors import ApiError
 from caa.fakecloud.parameters import Parameters
-from caa.fakecloud.policy import PUBLISHED, Policy
 
 
 @given(st.lists(st.text(min_size=1), max_size=30))
@@ -34,12 +33,24 @@ def test_booleans_and_numbers() -> None:
         parameters.integer("Odd", 7, low=0, high=9)
 
 
-def test_the_published_policy() -> None:
-    policy = Policy()
-    for action in PUBLISHED:
-        policy.authorize(action)
-    with pytest.raises(ApiError) as refusal:
-        policy.authorize("ecs:DescribeInstances")
-    assert (refusal.value.status, refusal.value.code) == (403, "Forbidden.RAM")
-    assert refusal.value.details["AccessDeniedDetail"]["AuthAction"] == "ecs:DescribeInstances"
-    Policy(None).authorize("ecs:DescribeInstances")
+def test_what_is_not_said_has_a_default() -> None:
+    parameters = Parameters({"No": "false"})
+    assert not parameters.boolean("No", default=True)
+    assert parameters.boolean("Unsaid", default=True)
+
+
+def test_lists_as_json() -> None:
+    parameters = Parameters({"Ids": '["a", "b"]', "None": "[]", "Odd": "[1]", "Text": '"a"', "No": "a"})
+    assert (parameters.json_list("Ids"), parameters.json_list("None")) == (["a", "b"], [])
+    assert parameters.json_list("Unsaid") is None
+    for name in ("Odd", "Text", "No"):
+        with pytest.raises(ApiError, match=rf"Invalid{name}\.Malformed"):
+            parameters.json_list(name)
+
+
+def test_names_with_stars() -> None:
+    parameters = Parameters({"Name": "podvm-*.1", "Plain": "podvm"})
+    assert parameters.name_pattern("Name").fullmatch("podvm-x.1")
+    assert not parameters.name_pattern("Name").fullmatch("podvm-x-1")
+    assert not parameters.name_pattern("Plain").fullmatch("podvm-1")
+    assert parameters.name_pattern("Unsaid").fullmatch("anything")

@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import hmac
+import re
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from caa.fakecloud.errors import ApiError
 from caa.fakecloud.keys import AccessKey
-from caa.fakecloud.signature import SignatureVerifier, SignedRequest
+from caa.fakecloud.signature import FORM, SignatureVerifier, SignedRequest
 
 KEY = AccessKey("YourAccessKeyId", "YourAccessKeySecret")
 SESSION = AccessKey("STS.session", "session secret", "the token", expires_at=1_700_000_600)
@@ -142,6 +143,41 @@ def test_a_needed_header_is_needed(verifier: SignatureVerifier, missing: str) ->
     assert _code(verifier, _signed(_request(headers=headers))) == "IncompleteSignature"
 
 
+@pytest.mark.parametrize("empty", ["x-acs-signature-nonce", "x-acs-content-sha256"])
+def test_a_needed_header_says_something(verifier: SignatureVerifier, empty: str) -> None:
+    headers = [(name, "" if name == empty else value) for name, value in _header_pairs()]
+    assert _code(verifier, _signed(_request(headers=headers))) == "IncompleteSignature"
+
+
+def test_a_form_is_signed_with_its_content_type(verifier: SignatureVerifier) -> None:
+    body = b"ImageId=m-1"
+    form = [("ImageId", "m-1")]
+    sums = [(n, hashlib.sha256(body).hexdigest() if "sha256" in n else v) for n, v in _header_pairs()]
+    unsigned = _signed(_request(query=[], headers=sums))
+    with_form = replace(unsigned, headers=[*unsigned.headers, ("content-type", FORM)], form=form, body=body)
+    assert _code(verifier, with_form) == "IncompleteSignature"
+    signed = _signed(_request(query=[], headers=[*sums, ("content-type", FORM)], form=form, body=body))
+    assert verifier.verify(signed) is KEY
+
+
+def test_the_body_of_another_kind_is_signed_too(verifier: SignatureVerifier) -> None:
+    body = b'{"ImageId": "m-1"}'
+    sums = [(n, hashlib.sha256(body).hexdigest() if "sha256" in n else v) for n, v in _header_pairs()]
+    signed = _signed(_request(headers=[*sums, ("content-type", "application/json")], body=body))
+    assert _code(verifier, replace(signed, body=b'{"ImageId": "m-2"}')) == "SignatureDoesNotMatch"
+    assert verifier.verify(signed) is KEY
+
+
+def test_a_refusal_shows_what_should_have_been_signed(verifier: SignatureVerifier) -> None:
+    with pytest.raises(ApiError, match="SignatureDoesNotMatch") as refusal:
+        verifier.verify(_signed(_request(), AccessKey(KEY.id, "guessed")))
+    form = r".* server StringToSign is \[(.+)\] server CanonicalRequest is \[(.+)\]"
+    shown = re.fullmatch(form, refusal.value.message, re.DOTALL)
+    assert shown
+    assert shown[2].startswith("POST\n/\nImageId=m-1\nhost:ecs.cn-beijing.aliyuncs.com\n")
+    assert shown[1] == f"ACS3-HMAC-SHA256\n{hashlib.sha256(shown[2].encode()).hexdigest()}"
+
+
 @pytest.mark.parametrize("value", ["", "Bearer x", "ACS3-HMAC-SHA256 Credential=a,Signature=b"])
 def test_other_authorization_is_refused(verifier: SignatureVerifier, value: str) -> None:
     request = _request(headers=[*_header_pairs(), ("Authorization", value)])
@@ -211,9 +247,9 @@ class TestSession:
 
 
 class TestRpcSignature:
-    def _request(self, **changes: str) -> SignedRequest:
+    def _request(self, key: AccessKey = KEY, /, **changes: str) -> SignedRequest:
         parameters = {
-            "AccessKeyId": KEY.id,
+            "AccessKeyId": key.id,
             "Action": "DescribeInstances",
             "ImageId": "a b*~/é",
             "SignatureMethod": "HMAC-SHA1",
@@ -221,7 +257,7 @@ class TestRpcSignature:
             "SignatureVersion": "1.0",
             "Timestamp": DATE,
         } | changes
-        parameters["Signature"] = Utils.get_rpcsignature(parameters, "GET", KEY.secret)
+        parameters["Signature"] = Utils.get_rpcsignature(parameters, "GET", key.secret)
         return SignedRequest("GET", "/", list(parameters.items()))
 
     def test_what_the_sdk_signs_is_accepted(self, verifier: SignatureVerifier) -> None:
@@ -230,6 +266,24 @@ class TestRpcSignature:
     def test_a_form_is_signed_with_the_query(self, verifier: SignatureVerifier) -> None:
         request = self._request()
         assert verifier.verify(replace(request, query=request.query[:3], form=request.query[3:])) is KEY
+
+    def test_vector_of_the_product_documentation(self, clock: Any) -> None:
+        """The worked example of Alibaba Cloud's page on the signature of RPC requests."""
+        query = {
+            "AccessKeyId": "testid",
+            "Action": "DescribeRegions",
+            "Format": "XML",
+            "Signature": "OLeaidS1JvxuMvnyHOwuJ+uX5qY=",
+            "SignatureMethod": "HMAC-SHA1",
+            "SignatureNonce": "3ee8c1b8-83d3-44af-a94f-4e0ad82fd6cf",
+            "SignatureVersion": "1.0",
+            "Timestamp": "2016-02-23T12:46:24Z",
+            "Version": "2014-05-26",
+        }
+        key = AccessKey("testid", "testsecret")
+        clock.time = 1456231584.0
+        verifier = SignatureVerifier({key.id: key}.get, clock)
+        assert verifier.verify(SignedRequest("GET", "/", list(query.items()))) is key
 
     def test_signature_is_the_documented_one(self) -> None:
         """Signed here by the rule's words: percent-encoded twice, HMAC-SHA1, key with an ampersand."""
@@ -243,6 +297,33 @@ class TestRpcSignature:
         changed = [(n, "m-2" if n == "ImageId" else v) for n, v in request.query]
         assert _code(verifier, replace(request, query=changed)) == "SignatureDoesNotMatch"
 
+    def test_a_header_that_nobody_signed_names_no_action(self, verifier: SignatureVerifier) -> None:
+        request = replace(self._request(), headers=[("x-acs-action", "DeleteInstance")])
+        assert verifier.verify(request) is KEY
+        assert request.named("x-acs-action", "Action") == "DescribeInstances"
+
+    @pytest.mark.parametrize(
+        ("token", "code"),
+        [
+            ("", "MissingSecurityToken"),
+            ("other", "InvalidSecurityToken.MismatchWithAccessKey"),
+            ("the token", ""),
+        ],
+    )
+    def test_a_sessions_token(self, verifier: SignatureVerifier, token: str, code: str) -> None:
+        request = self._request(SESSION, SecurityToken=token)
+        if code:
+            assert _code(verifier, request) == code
+        else:
+            assert verifier.verify(request) is SESSION
+
+    def test_the_method_is_signed(self, verifier: SignatureVerifier) -> None:
+        assert _code(verifier, replace(self._request(), method="POST")) == "SignatureDoesNotMatch"
+
+    def test_a_refusal_shows_what_should_have_been_signed(self, verifier: SignatureVerifier) -> None:
+        with pytest.raises(ApiError, match="server string to sign is:GET&%2F&AccessKeyId%3D"):
+            verifier.verify(self._request(AccessKey(KEY.id, "guessed")))
+
     def test_a_nonce_is_good_for_once(self, verifier: SignatureVerifier) -> None:
         verifier.verify(self._request())
         assert _code(verifier, self._request()) == "SignatureNonceUsed"
@@ -251,7 +332,11 @@ class TestRpcSignature:
         ("change", "code"),
         [
             ({"SignatureMethod": "HMAC-MD5"}, "IncompleteSignature"),
+            ({"SignatureVersion": "2.0"}, "IncompleteSignature"),
             ({"SignatureNonce": ""}, "MissingParameter"),
+            ({"AccessKeyId": "nobody"}, "InvalidAccessKeyId.NotFound"),
+            ({"Timestamp": "2023-11-14T22:30:20Z"}, "InvalidTimeStamp.Expired"),
+            ({"Timestamp": "2023-11-14 22:13:20"}, "InvalidTimeStamp.Format"),
             ({"Timestamp": "2020-01-01T00:00:00Z"}, "InvalidTimeStamp.Expired"),
         ],
     )
