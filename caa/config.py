@@ -32,6 +32,8 @@ class Option:
     group: str
     required: bool = False
     secret: bool = False
+    unless: str = ""
+    """Flag of the option that can stand in for this one, where it is required."""
 
     @property
     def given_as(self) -> str:
@@ -145,9 +147,10 @@ def _option(
     group: str,
     required: bool = False,
     secret: bool = False,
+    unless: str = "",
 ) -> T:
     envs = (env,) if isinstance(env, str) else env
-    declared = Option(flag, envs, default, parse, help, group, required, secret)
+    declared = Option(flag, envs, default, parse, help, group, required, secret, unless)
     return cast(T, dataclasses.field(metadata={"option": declared}, repr=not secret))
 
 
@@ -158,8 +161,10 @@ _AGENT = "Connection to the pod VM"
 _NETWORK = "Pod network"
 _POD_VM = "Pod VMs"
 _LOGGING = "Logging"
+_OBSERVING = "Metrics and probes"
+_CLUSTER = "Kubernetes"
 
-GROUPS = (_CLOUD, _CREDENTIALS, _POD_VM, _NETWORK, _AGENT, _SOCKETS, _LOGGING)
+GROUPS = (_CLOUD, _CREDENTIALS, _POD_VM, _NETWORK, _AGENT, _SOCKETS, _CLUSTER, _LOGGING, _OBSERVING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +173,12 @@ class AlibabaCloudSettings:
 
     region: str = _option("region", "REGION", "cn-beijing", help="Region of the instances.", group=_CLOUD)
     image_id: str = _option(
-        "imageid", "IMAGEID", help="ECS image of the pod VMs, such as m-2ze….", group=_CLOUD, required=True
+        "imageid",
+        "IMAGEID",
+        help="ECS image of the pod VMs, such as m-2ze….",
+        group=_CLOUD,
+        required=True,
+        unless="launch-template-name",
     )
     instance_type: str = _option(
         "instance-type",
@@ -191,6 +201,7 @@ class AlibabaCloudSettings:
         help="vSwitch of the instances; a comma separated list is tried in order.",
         group=_CLOUD,
         required=True,
+        unless="launch-template-name",
     )
     security_group_ids: tuple[str, ...] = _option(
         "security-group-ids",
@@ -200,6 +211,14 @@ class AlibabaCloudSettings:
         " from the workers.",
         group=_CLOUD,
         required=True,
+        unless="launch-template-name",
+    )
+    launch_template_name: str = _option(
+        "launch-template-name",
+        "PODVM_LAUNCHTEMPLATE_NAME",
+        help="Launch template (its default version) for what is not set here: image, type, vSwitch, security"
+        " groups, disk, key pair.",
+        group=_CLOUD,
     )
     key_name: str = _option("keyname", "KEYNAME", help="SSH key pair for the instances.", group=_CLOUD)
     use_public_ip: bool = _option(
@@ -288,6 +307,8 @@ class AlibabaCloudSettings:
         help="RRSA: file of the service account's token.",
         group=_CREDENTIALS,
     )
+    given: frozenset[str] = frozenset()
+    """Fields that flags or environment gave, and not a default: what goes on top of a launch template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,13 +358,32 @@ class Settings:
         help="Initdata for pods that bring none: gzip, then base64.",
         group=_POD_VM,
     )
+    node_name: str = _option(
+        "node-name",
+        "NODE_NAME",
+        help="Name of this node, which the instances' tags carry; default: the host's.",
+        group=_POD_VM,
+    )
     peerpods_limit_per_node: int = _option(
         "peerpods-limit-per-node",
         "PEERPODS_LIMIT_PER_NODE",
         "10",
         _whole(-1_000_000, 1_000_000),
         help="Capacity of pod VMs that this node advertises; negative: none.",
-        group=_POD_VM,
+        group=_CLUSTER,
+    )
+    pod_uid: str = _option(
+        "pod-uid",
+        "POD_UID",
+        help="Uid of the daemon's own pod, which the node's annotation names as the owner of that capacity.",
+        group=_CLUSTER,
+    )
+    runtime_class_name: str = _option(
+        "runtimeclass-name",
+        "RUNTIMECLASS_NAME",
+        "kata-remote",
+        help="Runtime class of the pods that the startup probe waits for.",
+        group=_CLUSTER,
     )
     enable_scratch_space: bool = _option(
         "enable-scratch-space",
@@ -464,6 +504,14 @@ class Settings:
         help="console or json; default: console on a terminal and json otherwise.",
         group=_LOGGING,
     )
+    probe_port: int = _option(
+        "probe-port",
+        "PROBE_PORT",
+        "8000",
+        _whole(0, 65535),
+        help="Port on 127.0.0.1 for /metrics, /healthz, /readyz and /startup; 0: none.",
+        group=_OBSERVING,
+    )
 
 
 def options() -> Iterator[Option]:
@@ -474,28 +522,48 @@ def options() -> Iterator[Option]:
                 yield field.metadata["option"]
 
 
+def cloud_options() -> Iterator[Option]:
+    """Those that calling ECS takes: region, endpoints, credentials."""
+    access = ("region", "ecs-endpoint", "sts-endpoint", "ca-file")
+    return (option for option in options() if option.group == _CREDENTIALS or option.flag in access)
+
+
+def _source(option: Option, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[str, str]:
+    """Where an option's text comes from, in words (empty: it is the default), and the text."""
+    if option.flag in flags:
+        return f"--{option.flag}", flags[option.flag]
+    name = next((name for name in option.env if environ.get(name)), "")
+    return name, environ[name] if name else option.default
+
+
 def _values(
-    declaring: type, flags: Mapping[str, str], environ: Mapping[str, str], problems: list[str]
+    declaring: type,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    problems: list[str],
+    *,
+    require: bool = True,
 ) -> dict[str, Any]:
-    values = {}
-    for field in dataclasses.fields(declaring):
-        option: Option | None = field.metadata.get("option")
-        if option is None:
-            continue
-        source, text = f"--{option.flag}", flags.get(option.flag)
-        if text is None:
-            source, text = next(
-                ((name, environ[name]) for name in option.env if environ.get(name)),
-                ("default", option.default),
-            )
-        if not text and option.required:
+    declared = {
+        field.name: cast(Option, field.metadata["option"])
+        for field in dataclasses.fields(declaring)
+        if "option" in field.metadata
+    }
+    sources = {name: _source(option, flags, environ) for name, option in declared.items()}
+    not_empty = {option.flag for name, option in declared.items() if sources[name][1]}
+    values: dict[str, Any] = {}
+    for name, option in declared.items():
+        source, text = sources[name]
+        if require and option.required and not text and option.unless not in not_empty:
             problems.append(f"{option.given_as} is required: {option.help}")
             continue
         try:
-            values[field.name] = option.parse(text)
+            values[name] = option.parse(text)
         except ValueError as error:
             shown = "(hidden)" if option.secret else repr(text)
-            problems.append(f"{source}={shown} is not valid; {error}")
+            problems.append(f"{source or 'default'}={shown} is not valid; {error}")
+    if "given" in {field.name for field in dataclasses.fields(declaring)}:
+        values["given"] = frozenset(name for name, (source, text) in sources.items() if source and text)
     return values
 
 
@@ -514,6 +582,19 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     return settings
 
 
+def load_cloud(flags: Mapping[str, str], environ: Mapping[str, str]) -> AlibabaCloudSettings:
+    """As `load`, for a command that reaches the cloud and makes no VM: only the `cloud_options` are read, and
+    all others are at their defaults, or empty.
+    """
+    problems: list[str] = []
+    names = {name for option in cloud_options() for name in option.env}
+    known = {name: text for name, text in environ.items() if name in names}
+    values = _values(AlibabaCloudSettings, flags, known, problems, require=False)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return AlibabaCloudSettings(**values)
+
+
 def _check_together(settings: Settings) -> None:
     problems = []
     if settings.tls_cipher_suites and settings.tls_min_version == "VersionTLS13":
@@ -527,6 +608,13 @@ def _check_together(settings: Settings) -> None:
         problems.append(
             "--ca-cert-file (CACERT_FILE) needs --cert-file (CERT_FILE) and --cert-key (CERT_KEY): forwarders"
             " with given certificates ask for a given client certificate"
+        )
+    cloud = settings.alibabacloud
+    if settings.ext_network_via_podvm and not (cloud.vswitch_ids and cloud.security_group_ids):
+        problems.append(
+            "--ext-network-via-podvm (EXTERNAL_NETWORK_VIA_PODVM) needs --vswitch-id (VSWITCH_ID) and"
+            " --security-group-ids (SECURITY_GROUP_IDS): the second interface is made with those, and not"
+            " from a launch template"
         )
     if problems:
         raise ConfigError("\n".join(problems))

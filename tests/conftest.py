@@ -19,6 +19,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs root, for network namespaces"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables whose rows tests recorded: `record_property(title, {row: {column: cell}})`."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for title, rows in report.user_properties:
+            tables.setdefault(title, {}).update(rows)
+    for title, table in tables.items():
+        columns = list(next(iter(table.values())))
+        width = max(map(len, table))
+        terminalreporter.section(title)
+        terminalreporter.write_line(" " * width + "  " + "  ".join(columns))
+        for row, cells in sorted(table.items()):
+            line = "  ".join(cells[column].rjust(len(column)) for column in columns)
+            terminalreporter.write_line(f"{row:{width}}  {line}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -3,6 +3,15 @@
 `caa.providers.alibabacloud` is not imported here: its SDK is for a process that uses that cloud.
 """
 
-from caa.providers.base import LaunchPlan, Provider, VmOrder
+from caa.providers.base import (
+    SANDBOX,
+    CallObserver,
+    CloudCall,
+    Holding,
+    Keep,
+    Provider,
+    Stray,
+    VmOrder,
+)
 
-__all__ = ["LaunchPlan", "Provider", "VmOrder"]
+__all__ = ["SANDBOX", "CallObserver", "CloudCall", "Holding", "Keep", "Provider", "Stray", "VmOrder"]

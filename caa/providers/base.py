@@ -1,15 +1,43 @@
 """What a cloud must offer.
 
-A provider's life with one pod VM: `plan` (pure; everything that the create request will hold), then
-`launch` (the side effect, safe to repeat with the same plan), `wait_for_addresses`, and `delete`.
-The plan is written to the journal before `launch`, so that a create whose answer was lost can be
-asked for again with exactly the same request, found through its client token, and deleted.
+All that a sandbox has in the cloud, or may have, is its *holding*: one JSON object that only the provider
+reads, and that the journal keeps. A provider writes it (`Keep`) before each request that makes something
+and after each answer, so that whatever happens in between, `release` of the last holding leaves nothing:
+
+    plan ─► launch ─► addresses ─► complete   (pure; the instance; where it is; all else that belongs to it)
+      └────────┴──────────┴───────────┴──► release   (at any moment, by any process that has the holding)
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any, Protocol
+
+from caa.errors import CaaError
+
+SANDBOX: ContextVar[str] = ContextVar("SANDBOX", default="")
+"""The sandbox that the cloud is called for; empty: the node as a whole. Set by whoever owns the task."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloudCall:
+    """One request to the cloud and what came of it."""
+
+    action: str
+    """Such as RunInstances."""
+    outcome: str
+    """ok, or the error's code."""
+    request_id: str
+    """The cloud's name for the request, which its support asks for; empty if there was no answer."""
+    began_at: float
+    """Unix time."""
+    seconds: float
+    sandbox: str
+
+
+CallObserver = Callable[[CloudCall], None]
+"""Told of each request when it has ended."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +52,7 @@ class VmOrder:
     user_data: bytes
     """The cloud-config document, not yet base64."""
     client_token: str
-    """At most 64 ASCII characters; the same for every try of this order."""
+    """At most 48 ASCII characters, used in no other order: what is asked for with it is made once."""
     image: str = ""
     """Overrides the configured image for this pod; empty: the configured one."""
     instance_type: str = ""
@@ -32,46 +60,77 @@ class VmOrder:
     vcpus: int = 0
     memory_mib: int = 0
     gpus: int = 0
+    second_interface: bool = False
+    """The pod's own traffic leaves through an interface of its VM (EXTERNAL_NETWORK_VIA_PODVM)."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-LaunchPlan = Mapping[str, Any]
-"""A JSON object, opaque to all but the provider that made it."""
+Holding = Mapping[str, Any]
+"""A JSON object, opaque to all but the provider that made it. May hold the pod VM's keys: keep it as a
+secret."""
+
+Keep = Callable[[Holding], Awaitable[None]]
+"""Replaces the sandbox's holding in the journal; it is on disk on return."""
+
+
+@dataclass(frozen=True)
+class Stray:
+    """Something in the cloud that carries this node's mark and belongs to no sandbox that the node knows."""
+
+    kind: str
+    """instance, ENI or EIP."""
+    id: str
+    name: str
+    sandbox: str
+    """That it was made for."""
+    created_at: str
+    """As the cloud tells it."""
 
 
 class Provider(Protocol):
-    """A cloud. Every method may raise the errors of `caa.errors`; none leaves a cost behind when it does,
-    except `launch`, whose effect is to be removed with `undo_launch`.
-    """
+    """A cloud. Every method may raise the errors of `caa.errors`."""
 
     name: str
 
-    async def check(self, *, verify: bool) -> None:
+    async def check(self, *, verify: bool, second_interface: bool = False) -> None:
         """Fail early. Checks credentials and settings as far as it costs nothing; with `verify`
-        (CLOUD_CONFIG_VERIFY) asks the cloud about each. Raises StartupError.
+        (CLOUD_CONFIG_VERIFY) asks the cloud about each. `second_interface`: pods will ask for one. Raises
+        StartupError.
         """
 
-    def plan(self, order: VmOrder) -> LaunchPlan:
-        """Choose the instance type and build the create request. Raises InvalidArgumentError."""
+    def plan(self, order: VmOrder) -> Holding:
+        """Choose the instance types that will do and write the requests. Raises InvalidArgumentError."""
 
-    async def launch(self, plan: LaunchPlan) -> str:
-        """Create the instance and return its id, once the cloud has taken the request. Repeating it with
-        the same plan returns the same instance.
+    async def launch(self, holding: Holding, keep: Keep) -> str:
+        """Create the instance and return its id, once the cloud has taken the request. Failed or cancelled,
+        it may leave something: `release` the last holding that was kept.
         """
 
-    async def undo_launch(self, plan: LaunchPlan) -> None:
-        """Remove the instance of a `launch` whose outcome is not known, if there is one."""
-
-    async def wait_for_addresses(self, instance_id: str) -> tuple[IPv4Address, ...]:
-        """The addresses by which this worker reaches the instance, the one to dial first. Returns as soon
-        as they are known, which is well before the instance runs.
+    async def addresses(self, holding: Holding, keep: Keep) -> tuple[IPv4Address, ...]:
+        """Wait for the addresses by which this worker reaches the instance, the one to dial first. They are
+        there well before the instance runs. As `launch` if it fails.
         """
 
-    async def delete(self, instance_id: str, *, seen: bool) -> None:
-        """Delete the instance and what belongs to it; returns when the cloud has accepted that. An
-        instance that is gone is no error. `seen`: `wait_for_addresses` has found it once; if not, "not
-        found" may also mean that the cloud does not know it yet.
+    async def complete(self, holding: Holding) -> None:
+        """See to what else belongs to the instance; takes until it runs, so do it beside other work. As
+        `launch` if it fails.
         """
+
+    async def release(self, holding: Holding, keep: Keep) -> None:
+        """Remove all that the holding stands for; returns when the cloud has accepted that. What is gone is
+        no error. What has been removed is kept, so that a repetition after a failure goes on from there.
+        """
+
+    async def strays(self) -> tuple[list[Stray], list[CaaError]]:
+        """All that carries this node's mark in the cloud, and why some kinds of it could not be looked for:
+        a PermissionDeniedError where the right to list them is missing.
+        """
+
+    async def release_stray(self, stray: Stray) -> None:
+        """Remove it, if it still carries this node's mark. What is gone is no error."""
+
+    def credentials_left(self) -> float | None:
+        """Seconds that the present credentials stay valid; None: for ever."""
 
     async def close(self) -> None:
         """Release connections and threads."""

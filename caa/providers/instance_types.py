@@ -44,34 +44,34 @@ class Demand:
         return ", ".join(f"{number} {unit}" for number, unit in asked if number) or "nothing"
 
 
-def choose(
+def fitting(
     candidates: Sequence[str], sizes: Mapping[str, Size], demand: Demand, *, default: str, named: str = ""
-) -> str:
-    """The type for a pod: `named` if it names one, else the smallest candidate that meets `demand`.
+) -> tuple[str, ...]:
+    """The types that will do for a pod, the best first: `named` alone if it names one, else those that meet
+    `demand`, the smallest first.
 
-    `default` (one of `candidates`) is for pods without a demand, and for the shim's own least demand where no
-    candidate meets it: that must not make a pod fail. A candidate without a known size comes last, but is
-    preferred to failing.
+    `default` (one of `candidates`) comes first for a pod without a demand, and for the shim's least demand
+    where no candidate meets it: that must not make a pod fail. A candidate without a known size comes last,
+    but is preferred to failing.
 
     Raises InvalidArgumentError for a named type that is not a candidate, and for a demand that none meets.
     """
     if named:
         if named in candidates:
-            return named
+            return (named,)
         raise InvalidArgumentError(
             f"the pod asks for instance type {named}, which is not one of {', '.join(candidates)}:"
             " add it to PODVM_INSTANCE_TYPES or change the pod's annotation"
         )
-    if demand == Demand():
-        return default
-    fitting = [name for name in candidates if name in sizes and demand.met_by(sizes[name])]
-    if fitting:
-        return min(fitting, key=lambda name: sizes[name])
-    if demand.is_least:
-        return default
+    enough = sorted(
+        (name for name in candidates if name in sizes and demand.met_by(sizes[name])),
+        key=lambda name: sizes[name],
+    )
     unknown = [name for name in candidates if name not in sizes]
-    if unknown:
-        return unknown[0]
+    if demand == Demand() or (demand.is_least and not enough):
+        return tuple(dict.fromkeys((default, *enough, *unknown)))
+    if enough or unknown:
+        return (*enough, *unknown)
     have = "; ".join(f"{name}: {_words(sizes[name])}" for name in candidates)
     raise InvalidArgumentError(
         f"no instance type has what the pod asks for ({demand}); there is {have}:"

@@ -12,6 +12,8 @@ Three choices, with the numbers of `bench/sdk_calls.py` behind them:
 
 A thread can't be cancelled: a call whose caller was cancelled goes on until its answer or its timeout.
 `Client.settled` waits for such calls.
+
+Each request waits for its turn in the daemon's budget of calls (`budget`), and is reported when it has ended.
 """
 
 import asyncio
@@ -20,7 +22,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import getLogger
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -36,7 +38,12 @@ from requests.utils import get_environ_proxies
 
 import caa
 from caa.errors import StartupError
+from caa.providers.alibabacloud.budget import Answer, Budget, Turn
 from caa.providers.alibabacloud.errors import ApiError, Kind, NotTheApiError, from_sdk
+from caa.providers.base import SANDBOX, CallObserver, CloudCall
+
+_MEANS = {Kind.THROTTLED: Answer.THROTTLED, Kind.LOST: Answer.LOST}
+"""Every other refusal is an answer as good as success: the request was let through."""
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 15.0
 """Seconds. A request without an answer is repeated with the same client token, so waiting for longer than a
@@ -71,8 +78,23 @@ class Credentials(Protocol):
     async def renew(self) -> bool:
         """Replace a key that the cloud calls expired. False if that is not possible. Raises CaaError."""
 
+    def left(self) -> float | None:
+        """Seconds that the present key stays valid, 0 without one; None: for ever."""
+
     async def close(self) -> None:
         """Stop renewing."""
+
+
+@dataclass(eq=False)
+class _Request:
+    """One request, from its turn to its end."""
+
+    action: str
+    parameters: Mapping[str, Any]
+    turn: Turn
+    sandbox: str = field(default_factory=SANDBOX.get)
+    began_at: float = 0.0
+    seconds: float = 0.0
 
 
 class Client:
@@ -87,9 +109,12 @@ class Client:
         ca_file: str,
         credentials: Credentials | None = None,
         threads: int = 16,
+        budget: Budget | None = None,
+        on_call: CallObserver | None = None,
     ) -> None:
         """`endpoint` is a host, or a URL without a path, or empty for the region's. Without `credentials`,
-        requests are not signed. Raises StartupError for a bad endpoint or CA file.
+        requests are not signed. Clients of one account share a `budget`; `on_call` is told of each request,
+        repetitions too. Raises StartupError for a bad endpoint or CA file.
         """
         if ca_file:
             try:
@@ -116,51 +141,96 @@ class Client:
         self._session = _Session(threads)
         self._session_key = f"{protocol}://{host}:80:pool={threads}"
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"caa-{product.name}")
-        self._calls: dict[asyncio.Future[dict[str, Any]], str] = {}
+        # So that many slow creates leave threads for deletes.
+        self._at_once = max(1, threads * 3 // 4)
+        self._budget = budget or Budget()
+        self._on_call = on_call
+        self._requests: dict[asyncio.Future[dict[str, Any]], _Request] = {}
 
     async def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One request and its answer. Raises ApiError, and what the credentials raise."""
         if self._credentials is None:
-            return await self._in_thread(action, parameters)
+            return await self._request(action, parameters)
         await self._credentials.ready()
         try:
-            return await self._in_thread(action, parameters)
+            return await self._request(action, parameters)
         except ApiError as error:
             # Clocks differ, and sessions can be revoked: the cloud has the last word on what is expired.
             if error.kind is not Kind.EXPIRED or not await self._credentials.renew():
                 raise
-            return await self._in_thread(action, parameters)
+            return await self._request(action, parameters)
 
     async def settled(self, client_token: str) -> None:
         """Return once no request with this client token is under way any more, waited for or not."""
-        under_way = [call for call, token in self._calls.items() if token == client_token]
+        under_way = [
+            answer
+            for answer, request in self._requests.items()
+            if request.parameters.get("ClientToken") == client_token
+        ]
         if under_way:
             await asyncio.wait(under_way)
 
     async def close(self) -> None:
         """Wait for the requests under way, which end by their timeouts; release threads and connections."""
-        if self._calls:
-            await asyncio.wait(self._calls)
+        if self._requests:
+            await asyncio.wait(self._requests)
         self._threads.shutdown()
         if DaraCore._sessions.get(self._session_key) is self._session:  # noqa: SLF001  see _Session
             del DaraCore._sessions[self._session_key]  # noqa: SLF001
         self._session.close()
 
-    async def _in_thread(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        submitted = self._threads.submit(self._send, action, parameters)
-        call = asyncio.wrap_future(submitted)
-        self._calls[call] = str(parameters.get("ClientToken", ""))
-        call.add_done_callback(self._forget)
+    async def _request(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        turn = await self._budget.turn(self._permission(action), SANDBOX.get(), at_once=self._at_once)
+        request = _Request(action, parameters, turn)
+        submitted = self._threads.submit(self._timed, request)
+        answer = asyncio.wrap_future(submitted)
+        self._requests[answer] = request
+        # The first of its callbacks: the budget has learned from the answer before its caller wakes up.
+        answer.add_done_callback(self._ended)
         try:
-            return await asyncio.shield(call)
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
             submitted.cancel()  # so that what still waits for a thread is never sent
             raise
 
-    def _forget(self, call: asyncio.Future[dict[str, Any]]) -> None:
-        del self._calls[call]
-        if not call.cancelled():
-            call.exception()  # whoever waited has seen it, or has left
+    def _ended(self, answer: asyncio.Future[dict[str, Any]]) -> None:
+        request = self._requests.pop(answer)
+        if answer.cancelled():
+            request.turn.unused()
+            return
+        # Asked for here, since whoever waited for it may have left.
+        failure = answer.exception()
+        if isinstance(failure, ApiError):
+            outcome, request_id = failure.code, failure.request_id
+            request.turn.ended(_MEANS.get(failure.kind, Answer.PASSED), failure.retry_after)
+        elif failure:
+            outcome, request_id = type(failure).__name__, ""
+            request.turn.unused()
+        else:
+            outcome, request_id = "ok", str(answer.result().get("RequestId", ""))
+            request.turn.ended(Answer.PASSED)
+        if self._on_call:
+            self._on_call(
+                CloudCall(
+                    action=request.action,
+                    outcome=outcome,
+                    request_id=request_id,
+                    began_at=request.began_at,
+                    seconds=request.seconds,
+                    sandbox=request.sandbox,
+                )
+            )
+
+    def _timed(self, request: _Request) -> dict[str, Any]:
+        request.began_at, began = time.time(), time.monotonic()
+        try:
+            return self._send(request.action, request.parameters)
+        finally:
+            request.seconds = time.monotonic() - began
+
+    def _permission(self, action: str) -> str:
+        """The action as RAM names it."""
+        return f"{self.product.name}:{action}"
 
     def _send(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         DaraCore._sessions[self._session_key] = self._session  # noqa: SLF001  see _Session
@@ -175,7 +245,7 @@ class Client:
             req_body_type="formData",
             body_type="json",
         )
-        permission = f"{self.product.name}:{action}"
+        permission = self._permission(action)
         try:
             answer = self._engine.call_api(params, OpenApiRequest(body=dict(parameters)), RuntimeOptions())
         except Exception as failure:  # noqa: BLE001  the SDK raises whatever befell it

@@ -10,7 +10,8 @@ as the other calls of this package are made, but unsigned, and renews in the bac
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +22,13 @@ from alibabacloud_credentials.provider import StaticAKCredentialsProvider, Stati
 from alibabacloud_credentials.provider.refreshable import Credentials as Key
 
 from caa.config import AlibabaCloudSettings
-from caa.errors import FailedPreconditionError, StartupError, UnavailableError
-from caa.providers.alibabacloud.client import STS, Client, Credentials
+from caa.errors import DeadlineExceededError, StartupError, UnavailableError
+from caa.polling import poll
+from caa.providers.alibabacloud.client import STS, Client
 from caa.providers.alibabacloud.errors import ApiError, explained
-from caa.providers.alibabacloud.retry import jittered, persist
+from caa.providers.alibabacloud.retry import TRANSIENT, jittered
+from caa.providers.alibabacloud.token import Token, read_token
+from caa.providers.base import CallObserver
 
 log = structlog.get_logger(__name__)
 
@@ -34,23 +38,42 @@ STS_TIMEOUT = 45.0
 """Seconds for getting a session, retries included."""
 
 
-def credentials_for(settings: AlibabaCloudSettings) -> Credentials:
-    """The credentials that the settings give. Raises StartupError if they give none, or half of them."""
+def credentials_for(
+    settings: AlibabaCloudSettings, *, sts_timeout: float = STS_TIMEOUT, on_call: CallObserver | None = None
+) -> "AccessKey | RoleSession":
+    """The credentials that the settings give; an access key goes before a role. Raises StartupError if they
+    give none, or half of them.
+    """
+    role = _role_variables(settings)
     if settings.access_key_id or settings.access_key_secret:
-        return AccessKey(settings)
-    return RoleSession(settings)
+        key = AccessKey(settings, otherwise=all(role.values()))
+        if any(role.values()):
+            given = ", ".join(name for name, value in role.items() if value)
+            log.info("the access key is used, and not the role", key=key.id, passed_over=given)
+        return key
+    if settings.security_token:
+        raise StartupError(
+            "ALIBABACLOUD_SECURITY_TOKEN is set but its key is not: it goes with ALIBABACLOUD_ACCESS_KEY_ID"
+            " and ALIBABACLOUD_ACCESS_KEY_SECRET"
+        )
+    return RoleSession(settings, sts_timeout=sts_timeout, on_call=on_call)
 
 
 class AccessKey:
     """A fixed access key, of a user or of somebody else's session."""
 
-    def __init__(self, settings: AlibabaCloudSettings) -> None:
+    def __init__(self, settings: AlibabaCloudSettings, *, otherwise: bool = False) -> None:
+        """`otherwise`: there would be a role too. Raises StartupError for half a key."""
         key = {"ALIBABACLOUD_ACCESS_KEY_ID": settings.access_key_id}
         key["ALIBABACLOUD_ACCESS_KEY_SECRET"] = settings.access_key_secret
         missing = [name for name, value in key.items() if not value]
         if missing:
             given = next(name for name, value in key.items() if value)
-            raise StartupError(f"{given} is set but {missing[0]} is not: an access key is both of them")
+            hint = f"; without {given} the role (RRSA) would be used, which is set too" if otherwise else ""
+            raise StartupError(f"{given} is set but {missing[0]} is not: an access key is both of them{hint}")
+        self.id = settings.access_key_id
+        self.temporary = bool(settings.security_token)
+        """Of a session, which ends at a time that only the cloud knows."""
         provider = (
             StaticSTSCredentialsProvider(
                 access_key_id=settings.access_key_id,
@@ -70,6 +93,9 @@ class AccessKey:
     async def renew(self) -> bool:
         return False
 
+    def left(self) -> float | None:
+        return None
+
     async def close(self) -> None:
         pass
 
@@ -77,9 +103,17 @@ class AccessKey:
 @dataclass(frozen=True)
 class _Session:
     key: Key
-    ends: float
+    began: float
     """Unix time."""
-    renew_at: float
+    ends: float
+
+    @property
+    def renew_at(self) -> float:
+        return self.began + (self.ends - self.began) * 0.75
+
+
+_USED: ContextVar[tuple["RoleSession", _Session | None] | None] = ContextVar("_USED", default=None)
+"""The session that the task's request was let through with, and whose it is."""
 
 
 class RoleSession:
@@ -89,12 +123,16 @@ class RoleSession:
     fails. A request waits only if there is no valid session. To the SDK it is an `ICredentialsProvider`.
     """
 
-    def __init__(self, settings: AlibabaCloudSettings, now: Callable[[], float] = time.time) -> None:
-        given = {
-            "ALIBABA_CLOUD_ROLE_ARN": settings.role_arn,
-            "ALIBABA_CLOUD_OIDC_PROVIDER_ARN": settings.oidc_provider_arn,
-            "ALIBABA_CLOUD_OIDC_TOKEN_FILE": settings.oidc_token_file,
-        }
+    def __init__(
+        self,
+        settings: AlibabaCloudSettings,
+        now: Callable[[], float] = time.time,
+        *,
+        sts_timeout: float = STS_TIMEOUT,
+        on_call: CallObserver | None = None,
+    ) -> None:
+        """`sts_timeout` is in seconds, for all tries to get a session together. Raises StartupError."""
+        given = _role_variables(settings)
         missing = [name for name, value in given.items() if not value]
         if len(missing) == len(given):
             raise StartupError(
@@ -106,16 +144,23 @@ class RoleSession:
                 f"{' and '.join(missing)} not set: a service account's role (RRSA) takes all of"
                 f" {', '.join(given)}"
             )
-        self._role_arn = settings.role_arn
-        self._provider_arn = settings.oidc_provider_arn
-        self._token_file = Path(settings.oidc_token_file)
+        self.role_arn = settings.role_arn
+        self.provider_arn = settings.oidc_provider_arn
+        self.token_file = Path(settings.oidc_token_file)
         self._now = now
+        self._sts_timeout = sts_timeout
         self._sts = Client(
-            STS, endpoint=settings.sts_endpoint, region=settings.region, ca_file=settings.ca_file, threads=1
+            STS,
+            endpoint=settings.sts_endpoint,
+            region=settings.region,
+            ca_file=settings.ca_file,
+            threads=1,
+            on_call=on_call,
         )
         self._session: _Session | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._pauses = jittered(5.0, 60.0)
         self.sdk = CredentialClient(provider=self)
 
@@ -128,14 +173,22 @@ class RoleSession:
         return "oidc_role_arn"
 
     async def ready(self) -> None:
-        if self._session is None or self._now() >= self._session.ends:
+        if not self.left():
             await asyncio.shield(self._renew())
+        _USED.set((self, self._session))
 
     async def renew(self) -> bool:
-        await asyncio.shield(self._renew())
+        # Many requests hear one after the other that their session is over; the first gets the next.
+        role, used = _USED.get() or (None, None)
+        if role is not self or used is self._session:
+            await asyncio.shield(self._renew())
         return True
 
+    def left(self) -> float | None:
+        return max(0.0, self._session.ends - self._now()) if self._session else 0.0
+
     async def close(self) -> None:
+        self._closed = True
         if self._renewal:
             self._renewal.cancel()
             await asyncio.wait([self._renewal])
@@ -151,41 +204,59 @@ class RoleSession:
         return self._renewal
 
     def _renewed(self, renewal: asyncio.Task[None]) -> None:
-        if renewal.cancelled():
+        failure = None if renewal.cancelled() else renewal.exception()
+        if renewal.cancelled() or self._closed:
             return
-        failure = renewal.exception()
         if failure is None:
             assert self._session
             self._pauses = jittered(5.0, 60.0)
             pause = self._session.renew_at - self._now()
         else:
-            # Whoever waited has the error itself.
-            log.warning("the role's session was not renewed", error=str(failure), role=self._role_arn)
+            # Whoever waited has the error itself. One line for all of a renewal's tries.
+            log.warning(
+                "the role's session was not renewed", error=str(failure), left=round(self.left() or 0.0)
+            )
             pause = next(self._pauses)
         if self._timer:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(pause, self._renew)
 
     async def _assume_role(self) -> None:
-        # The kubelet replaces the file's content every hour or sooner.
-        token = read_token(self._token_file)
-        request = {
-            "RoleArn": self._role_arn,
-            "OIDCProviderArn": self._provider_arn,
-            "OIDCToken": token,
-            "RoleSessionName": "caa",
-            "DurationSeconds": SESSION_SECONDS,
-        }
+        not_before = 0.0
 
         async def ask() -> tuple[_Session | None, str]:
-            return self._read(await self._sts.call("AssumeRoleWithOIDC", request)), ""
+            nonlocal not_before
+            # The kubelet replaces the file's content every hour or sooner.
+            token = read_token(self.token_file)
+            request = {
+                "RoleArn": self.role_arn,
+                "OIDCProviderArn": self.provider_arn,
+                "OIDCToken": token.text,
+                "RoleSessionName": "caa",
+                "DurationSeconds": SESSION_SECONDS,
+            }
+            try:
+                return self._read(await self._sts.call("AssumeRoleWithOIDC", request)), ""
+            except ApiError as error:
+                if error.kind not in TRANSIENT:
+                    raise self._explained(error, token) from None
+                not_before = error.retry_after
+                return None, str(self._explained(error, token))
+
+        def pauses() -> Iterator[float]:
+            for pause in jittered(0.5, 5.0):
+                yield max(pause, not_before)
 
         try:
-            self._session = await persist(
-                ask, what="AssumeRoleWithOIDC", timeout=STS_TIMEOUT, pauses=jittered(0.5, 5.0)
+            self._session = await poll(
+                ask, what="AssumeRoleWithOIDC to be answered", timeout=self._sts_timeout, pauses=pauses()
             )
-        except ApiError as error:
-            raise explained(error, f" for role {self._role_arn}") from None
+        except DeadlineExceededError as error:
+            raise UnavailableError(str(error)) from None
+
+    def _explained(self, error: ApiError, token: Token) -> Exception:
+        seen = f"the token has {token}" if error.code.startswith("AuthenticationFail") else ""
+        return explained(error, f" for role {self.role_arn}", more=seen)
 
     def _read(self, answer: object) -> _Session:
         match answer:
@@ -206,22 +277,20 @@ class RoleSession:
                     raise UnavailableError(
                         f"AssumeRoleWithOIDC: a session that ended at {expiration}: check this node's clock"
                     )
-                name = self.get_provider_name()
                 key = Key(
-                    access_key_id=key_id, access_key_secret=secret, security_token=token, provider_name=name
+                    access_key_id=key_id,
+                    access_key_secret=secret,
+                    security_token=token,
+                    provider_name=self.get_provider_name(),
                 )
-                return _Session(key, ends, now + (ends - now) * 0.75)
+                # By a clock that is slow, it would end later than it does.
+                return _Session(key, now, min(ends, now + SESSION_SECONDS))
         raise UnavailableError("AssumeRoleWithOIDC: the answer holds no credentials")
 
 
-def read_token(path: Path) -> str:
-    """The service account's token. Raises FailedPreconditionError that names the file."""
-    hint = "the pod needs the service account token volume for it (audience sts.aliyuncs.com)"
-    try:
-        token = path.read_text("ascii").strip()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise FailedPreconditionError(f"ALIBABA_CLOUD_OIDC_TOKEN_FILE={path}: {why}; {hint}") from None
-    if not token:
-        raise FailedPreconditionError(f"ALIBABA_CLOUD_OIDC_TOKEN_FILE={path}: the file is empty; {hint}")
-    return token
+def _role_variables(settings: AlibabaCloudSettings) -> dict[str, str]:
+    return {
+        "ALIBABA_CLOUD_ROLE_ARN": settings.role_arn,
+        "ALIBABA_CLOUD_OIDC_PROVIDER_ARN": settings.oidc_provider_arn,
+        "ALIBABA_CLOUD_OIDC_TOKEN_FILE": settings.oidc_token_file,
+    }

@@ -8,6 +8,7 @@ action: code, for what (request id): what to do.
 import re
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from fnmatch import fnmatchcase
@@ -38,6 +39,8 @@ class Kind(Enum):
     """There is no such resource: not yet, if it is new, and gone otherwise."""
     NO_STOCK = auto()
     """This type can't be had in this zone."""
+    FULL = auto()
+    """The vSwitch has no address left."""
     EXPIRED = auto()
     """The session of the credentials has ended."""
     TOKEN_REUSED = auto()
@@ -59,6 +62,8 @@ class Rule:
     raises: type[CaaError]
     remedy: str = ""
     statuses: tuple[int, ...] = ()
+    says: str = ""
+    """A regular expression that the message must have, where the code alone leaves the cause open."""
 
 
 RULES = (
@@ -79,13 +84,20 @@ RULES = (
     ),
     Rule(
         Kind.NOT_YET,
-        ("IncorrectInstanceStatus", "IncorrectInstanceStatus.*"),
+        (
+            "IncorrectInstanceStatus",
+            "IncorrectInstanceStatus.*",
+            "InvalidOperation.InvalidEniState*",
+            "IncorrectEipStatus*",
+            "InvalidStatus.EniStatusNotSupport",
+            "TaskConflict*",
+        ),
         UnavailableError,
-        "the instance is in no state for this yet",
+        "it is in no state for this yet",
     ),
     Rule(
         Kind.NOT_FOUND,
-        ("InvalidInstanceId.NotFound",),
+        ("InvalidInstanceId.NotFound", "InvalidEniId.NotFound", "InvalidAllocationId.NotFound"),
         NotFoundError,
         "it was deleted behind the daemon's back, or the region is wrong (REGION)",
     ),
@@ -99,6 +111,12 @@ RULES = (
         ),
         ResourceExhaustedError,
         "add another type to PODVM_INSTANCE_TYPES or another vSwitch",
+    ),
+    Rule(
+        Kind.FULL,
+        ("QuotaExceeded.PrivateIpAddress", "*IpNotEnough*", "*IpAddressNotEnough*"),
+        ResourceExhaustedError,
+        "the vSwitch has no address left: add another to VSWITCH_ID",
     ),
     Rule(
         Kind.EXPIRED,
@@ -119,16 +137,57 @@ RULES = (
         "check ALIBABACLOUD_ACCESS_KEY_ID, ALIBABACLOUD_ACCESS_KEY_SECRET and ALIBABACLOUD_SECURITY_TOKEN",
     ),
     Rule(Kind.DENIED, ("InvalidTimeStamp*",), PermissionDeniedError, "check this node's clock"),
+    # The codes of AssumeRoleWithOIDC: STS API reference, "Error codes".
     Rule(
         Kind.DENIED,
-        ("AuthenticationFail.*", "NoPermission*", "EntityNotExist.*"),
+        ("AuthenticationFail.NoPermission",),
         PermissionDeniedError,
-        "check ALIBABA_CLOUD_ROLE_ARN and ALIBABA_CLOUD_OIDC_PROVIDER_ARN, and that the role trusts the"
-        " cluster's issuer, audience sts.aliyuncs.com and the daemon's service account",
+        "RAM has no such OIDC provider: check ALIBABA_CLOUD_OIDC_PROVIDER_ARN, and that RRSA is enabled for"
+        " the cluster",
+        says="OIDC ?Provider",
     ),
     Rule(
         Kind.DENIED,
-        ("Forbidden*",),
+        ("EntityNotExist.Role*",),
+        PermissionDeniedError,
+        "there is no such role: check ALIBABA_CLOUD_ROLE_ARN",
+    ),
+    Rule(
+        Kind.DENIED,
+        ("AuthenticationFail.NoPermission",),
+        PermissionDeniedError,
+        "the role's trust policy must name ALIBABA_CLOUD_OIDC_PROVIDER_ARN and the token's issuer, audience"
+        " and subject; `caa ram trust` prints one",
+    ),
+    Rule(
+        Kind.DENIED,
+        ("AuthenticationFail.OIDCToken.Expired",),
+        PermissionDeniedError,
+        "the kubelet replaces the token in time: check that ALIBABA_CLOUD_OIDC_TOKEN_FILE is in a projected"
+        " volume and no copy, and this node's clock",
+    ),
+    Rule(
+        Kind.DENIED,
+        ("AuthenticationFail.OIDCToken.AudienceNotMatch",),
+        PermissionDeniedError,
+        "the token volume and RAM's OIDC provider must name the same audience, sts.aliyuncs.com",
+    ),
+    Rule(
+        Kind.DENIED,
+        ("AuthenticationFail.OIDCToken.IssuerNotMatch",),
+        PermissionDeniedError,
+        "ALIBABA_CLOUD_OIDC_PROVIDER_ARN is another cluster's: give that of this one",
+    ),
+    Rule(
+        Kind.DENIED,
+        ("AuthenticationFail.*", "EntityNotExist.*"),
+        PermissionDeniedError,
+        "RAM could not verify the token: check ALIBABA_CLOUD_OIDC_PROVIDER_ARN, and the provider's issuer URL"
+        " and fingerprints in RAM",
+    ),
+    Rule(
+        Kind.DENIED,
+        ("Forbidden*", "NoPermission*"),
         PermissionDeniedError,
         "grant {permission} to the RAM user or role that the daemon uses",
     ),
@@ -157,6 +216,12 @@ RULES = (
         FailedPreconditionError,
         "check SECURITY_GROUP_IDS: each must be in the vSwitch's VPC",
     ),
+    Rule(
+        Kind.REFUSED,
+        ("InvalidLaunchTemplate*",),
+        FailedPreconditionError,
+        "check PODVM_LAUNCHTEMPLATE_NAME and REGION",
+    ),
     Rule(Kind.REFUSED, ("InvalidKeyPair*",), FailedPreconditionError, "check KEYNAME"),
     Rule(Kind.REFUSED, ("InvalidRegionId*",), FailedPreconditionError, "check REGION"),
     Rule(
@@ -178,7 +243,7 @@ def rule_for(code: str, message: str, status: int) -> Rule:
     if message.rstrip(".").endswith("is not ready"):
         return _NOT_READY
     for rule in RULES[:-1]:
-        if any(fnmatchcase(code, pattern) for pattern in rule.codes):
+        if any(fnmatchcase(code, pattern) for pattern in rule.codes) and re.search(rule.says, message):
             return rule
     return next((rule for rule in RULES if status in rule.statuses), RULES[-1])
 
@@ -204,6 +269,8 @@ class ApiError(Exception):
         self.request_id = _harmless(request_id)
         self.retry_after = retry_after
         """Seconds that the cloud asks for before the next try; 0: it doesn't say."""
+        self.made_nothing = False
+        """What the request asks for does not exist, whatever was tried (`creation`)."""
         super().__init__(permission, code)
 
     @property
@@ -239,14 +306,23 @@ def has_tdx(zone: str, instance_type: str) -> bool:
     return zone == TDX_ZONE and instance_type.startswith(f"{TDX_FAMILY}.")
 
 
-def explained(error: ApiError, what: str = "", *, tdx: bool = False) -> CaaError:
+def explained(error: ApiError, what: str = "", *, tdx: bool = False, more: str = "") -> CaaError:
     """The error for the daemon's callers. `tdx`: the request asked for a confidential instance in a place
-    or type that is not known to have them.
+    or type that is not known to have them. `more` is said at the end.
     """
     about_type = error.kind is Kind.NO_STOCK or re.search(
         "InstanceType|Confidential|SecurityOptions|TDX", f"{error.code} {error.message}"
     )
-    return error.rule.raises(error.about(what, _TDX_HINT if tdx and about_type else ""))
+    return error.rule.raises(error.about(what, _TDX_HINT if tdx and about_type else more))
+
+
+@contextmanager
+def explaining(what: str = "") -> Iterator[None]:
+    """Raises what `explained` makes of an ApiError."""
+    try:
+        yield
+    except ApiError as error:
+        raise explained(error, what) from None
 
 
 def from_sdk(permission: str, failure: Exception) -> ApiError:

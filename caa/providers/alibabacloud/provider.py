@@ -1,21 +1,16 @@
-"""Pod VMs on ECS.
+"""Pod VMs on ECS: joins the parts of this folder into a `Provider`.
 
-Why no step leaves a second or a forgotten instance behind:
+Why no step leaves anything behind that nobody knows of: every request that makes something carries a client
+token and is in the journal before it is sent (`holding`), so what it made can be found again and removed, by
+any process, whether its answer was seen or not (`creation`). No right to list things is needed for that.
 
-- Every RunInstances of a plan carries the plan's client token, so repeating it gives the same instance. So a
-  lost answer is found again, by `launch` itself, and by `undo_launch` after a cancellation or a restart. (And
-  it takes no right to list instances.)
-- A cancelled `launch` may leave a request under way, since a thread can't be stopped. `undo_launch` waits for
-  it before it asks, so that no create can come after the delete.
-- An instance that RunInstances has just named is not found by other calls for a moment: "not found" does not
-  mean that it is gone, then.
+A second interface costs no call of its own: RunInstances makes it, and it goes with its instance. Only one
+that gets an EIP is made first: the EIP is bound by the interface's id, which RunInstances does not tell.
 """
 
 import asyncio
-import base64
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Coroutine, Mapping
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address
 from typing import Any
@@ -27,34 +22,32 @@ from caa.errors import (
     CaaError,
     DeadlineExceededError,
     FailedPreconditionError,
+    ResourceExhaustedError,
     StartupError,
-    UnavailableError,
 )
+from caa.providers.alibabacloud import preflight, strays
+from caa.providers.alibabacloud.budget import Budget
 from caa.providers.alibabacloud.client import ECS, VPC, Client
+from caa.providers.alibabacloud.creation import Creation
 from caa.providers.alibabacloud.credentials import credentials_for
-from caa.providers.alibabacloud.errors import ApiError, Kind, explained, has_tdx
+from caa.providers.alibabacloud.eips import Eips
+from caa.providers.alibabacloud.errors import ApiError, Kind, explained, explaining, has_tdx
+from caa.providers.alibabacloud.holding import Held, Order, Place, Resource
+from caa.providers.alibabacloud.holding import Kind as ResourceKind
+from caa.providers.alibabacloud.instances import Instances
+from caa.providers.alibabacloud.interfaces import Interfaces
+from caa.providers.alibabacloud.ordering import Orders, request_at
 from caa.providers.alibabacloud.retry import jittered, persist
 from caa.providers.alibabacloud.sizes import SIZES
-from caa.providers.base import LaunchPlan, VmOrder
-from caa.providers.instance_types import Demand, Size, choose
+from caa.providers.alibabacloud.stock import Stock
+from caa.providers.alibabacloud.watch import InstanceWatch
+from caa.providers.base import CallObserver, Holding, Keep, Stray, VmOrder
+from caa.providers.instance_types import Size
 
 log = structlog.get_logger(__name__)
 
-# Seconds. Those who call have deadlines of their own, which are the ones that count.
 CHECK_TIMEOUT = 45.0
-LAUNCH_TIMEOUT = 300.0
-ADDRESS_TIMEOUT = 120.0
-DELETE_TIMEOUT = 120.0
-
-APPEARS_WITHIN = 20.0
-"""Seconds in which an instance that RunInstances has named is found by the other calls."""
-LONGEST_TAG = 128
-"""Characters of a tag's value. A pod's name may be longer."""
-
-_NO_INSTANCE = frozenset({Kind.NO_STOCK, Kind.REFUSED})
-"""Answers to RunInstances that say that its client token has no instance: a token that has one gives its id,
-whatever has become of stock and quota."""
-_FAILED_STATES = frozenset({"Stopping", "Stopped", "Deleted", "Expired", "Locked"})
+"""Seconds for each question at startup."""
 
 
 class AlibabaCloud:
@@ -62,30 +55,30 @@ class AlibabaCloud:
 
     name = "alibabacloud"
 
-    def __init__(self, settings: AlibabaCloudSettings, *, node: str = "") -> None:
+    def __init__(
+        self, settings: AlibabaCloudSettings, *, node: str = "", on_call: CallObserver | None = None
+    ) -> None:
         """`node` is what the instances' tags name as their worker; the host's name if empty.
 
         Raises StartupError for settings that can't work, without asking the cloud.
         """
         self._settings = settings
         self._node = node or socket.gethostname()
-        self._candidates = settings.instance_types or (settings.instance_type,)
-        self._default_type = (
-            settings.instance_type if settings.instance_type in self._candidates else self._candidates[0]
-        )
+        self._orders = Orders(settings, self._node)
         self._sizes: Mapping[str, Size] = SIZES
         self._zones: dict[str, str] = {}
-        self._appearing: dict[str, float] = {}
-        """Instances that no call but RunInstances has found yet, and until when that may be (loop time)."""
-        self._refused: set[str] = set()
-        """Client tokens whose launch was refused: `undo_launch` need not ask again."""
-        self._credentials = credentials_for(settings)
+        self._vpc_known = settings.vpc_id
+        self._stock = Stock()
+        self._credentials = credentials_for(settings, on_call=on_call)
+        budget = Budget()
         self._ecs = Client(
             ECS,
             endpoint=settings.ecs_endpoint,
             region=settings.region,
             ca_file=settings.ca_file,
             credentials=self._credentials,
+            budget=budget,
+            on_call=on_call,
         )
         self._vpc = Client(
             VPC,
@@ -94,16 +87,29 @@ class AlibabaCloud:
             ca_file=settings.ca_file,
             credentials=self._credentials,
             threads=4,
+            budget=budget,
+            on_call=on_call,
         )
+        self._watch = InstanceWatch(self._ecs, settings.region)
+        self._instances = Instances(self._ecs, self._watch, public=settings.use_public_ip)
+        self._interfaces = Interfaces(self._ecs, settings.region)
+        self._eips = Eips(self._vpc, settings.region)
+        self._strays = strays.Strays(self._ecs, self._vpc, settings.region, self._node)
 
     async def close(self) -> None:
+        await self._watch.close()
         await self._ecs.close()
         await self._vpc.close()
         await self._credentials.close()
 
-    async def check(self, *, verify: bool) -> None:
-        """Checks credentials and vSwitches and, with `verify`, all else by a dry run of RunInstances. Learns
-        the sizes of the instance types and the zones of the vSwitches.
+    def credentials_left(self) -> float | None:
+        return self._credentials.left()
+
+    # At startup
+
+    async def check(self, *, verify: bool, second_interface: bool = False) -> None:
+        """Checks credentials and vSwitches and, with `verify`, all that `preflight` can. Learns the sizes of
+        the instance types and the zones of the vSwitches.
         """
         try:
             await self._credentials.ready()
@@ -111,18 +117,31 @@ class AlibabaCloud:
                 await self._check_vswitch(vswitch)
             await self._learn_sizes()
             if verify:
-                await self._dry_run()
+                await self._verify(second_interface=second_interface)
         except StartupError:
             raise
         except CaaError as error:
             raise StartupError(str(error)) from error
+
+    async def _verify(self, *, second_interface: bool) -> None:
+        settings = self._settings
+        await preflight.verify(
+            preflight.Subject(
+                settings=settings,
+                credentials=self._credentials,
+                ecs=self._ecs,
+                vpc=self._vpc,
+                run_instances=preflight.a_pods_request(settings, second_interface=second_interface),
+                second_interface=second_interface,
+            )
+        )
 
     async def _check_vswitch(self, vswitch: str) -> None:
         settings = self._settings
         question = {"RegionId": settings.region, "VSwitchId": vswitch}
         absent = f"no such vSwitch {vswitch} in region {settings.region}"
         try:
-            answer = await _answer(self._vpc, "DescribeVSwitchAttributes", question, CHECK_TIMEOUT)
+            answer = await _answer(self._vpc, "DescribeVSwitchAttributes", question)
         except ApiError as error:
             if error.code == "Forbidden.RAM":
                 _warn_of(error, "vSwitches are not checked, and messages can't name their zone")
@@ -137,201 +156,242 @@ class AlibabaCloud:
             raise StartupError(
                 f"vSwitch {vswitch} is in {vpc}, not in {settings.vpc_id}: check VSWITCH_ID and --vpc-id"
             )
+        self._vpc_known = vpc
         self._zones[vswitch] = str(answer.get("ZoneId", ""))
 
     async def _learn_sizes(self) -> None:
         """Ask for the candidates' sizes: a right beyond the published policy, that can be lived without."""
-        question = {"InstanceTypes": list(self._candidates)}
+        if not self._orders.candidates:
+            return
+        question = {"InstanceTypes": list(self._orders.candidates)}
         try:
-            answer = await _answer(self._ecs, "DescribeInstanceTypes", question, CHECK_TIMEOUT)
+            answer = await _answer(self._ecs, "DescribeInstanceTypes", question)
             listed = answer["InstanceTypes"]["InstanceType"]
             self._sizes = {**SIZES, **{entry["InstanceTypeId"]: _size(entry) for entry in listed}}
         except ApiError as error:
             _warn_of(error, "sizes of instance types come from a built-in table of common ones")
         except (DeadlineExceededError, KeyError, TypeError, ValueError) as error:
             log.warning("no sizes of instance types but those of a built-in table", error=repr(error))
-        unknown = [name for name in self._candidates if name not in self._sizes]
+        unknown = [name for name in self._orders.candidates if name not in self._sizes]
         if unknown:
             log.warning("instance types of unknown size are chosen last", types=unknown)
 
-    async def _dry_run(self) -> None:
-        order = VmOrder(
-            sandbox_id="dry-run",
-            pod_name="dry-run",
-            pod_namespace="dry-run",
-            name="podvm-dry-run",
-            user_data=b"#cloud-config\n",
-            client_token="",
-        )
-        request = {**self.plan(order)["RunInstances"], "DryRun": "true"}
-        del request["ClientToken"]
-        try:
-            await _answer(self._ecs, "RunInstances", request, CHECK_TIMEOUT)
-        except ApiError as error:
-            told = f"dry run of the settings: {self._explained(error, request)}"
-            if error.kind is Kind.NO_STOCK:
-                log.warning(told)  # the settings are right, and the stock may be back for the next pod
-            elif error.kind is not Kind.DRY_RUN:
-                raise StartupError(told) from None
+    # Making
 
-    def plan(self, order: VmOrder) -> LaunchPlan:
-        """The RunInstances request. It holds the user data, in which there are keys: keep it as a secret."""
-        settings = self._settings
-        instance_type = choose(
-            self._candidates,
-            self._sizes,
-            Demand(order.vcpus, order.memory_mib, order.gpus),
-            default=self._default_type,
-            named=order.instance_type,
-        )
-        tags = {
-            **settings.tags,
-            **order.tags,
-            "caa-node": self._node,
-            "caa-sandbox": order.sandbox_id,
-            "caa-pod": order.pod_name,
-            "caa-namespace": order.pod_namespace,
-        }
-        request: dict[str, Any] = {
-            "RegionId": settings.region,
-            "ImageId": order.image or settings.image_id,
-            "InstanceType": instance_type,
-            "InstanceChargeType": "PostPaid",
-            "Amount": 1,
-            "VSwitchId": settings.vswitch_ids[0],
-            "SecurityGroupIds": list(settings.security_group_ids),
-            "InstanceName": order.name,
-            "UserData": base64.b64encode(order.user_data).decode(),
-            "Tag": [{"Key": key, "Value": value[:LONGEST_TAG]} for key, value in tags.items()],
-            "ClientToken": order.client_token,
-        }
-        if settings.key_name:
-            request["KeyPairName"] = settings.key_name
-        if settings.system_disk_size:
-            request["SystemDisk"] = {"Category": "cloud_essd", "Size": settings.system_disk_size}
-        if not settings.disable_cvm:
-            request["SecurityOptions"] = {"ConfidentialComputingMode": "TDX"}
-        if settings.use_public_ip:
-            request |= {"InternetChargeType": "PayByTraffic", "InternetMaxBandwidthOut": 100}
-        return {"RunInstances": request}
+    def plan(self, order: VmOrder) -> Holding:
+        held = Held({}, _never_kept)
+        held.order = self._orders.order(order, self._sizes, vpc=self._vpc_known)
+        return held.to_json()
 
-    async def launch(self, plan: LaunchPlan) -> str:
-        request = plan["RunInstances"]
-        self._refused.discard(request["ClientToken"])
-        try:
-            return await self._run_instances(request)
-        except ApiError as error:
-            if error.kind in _NO_INSTANCE:
-                self._refused.add(request["ClientToken"])
-            raise self._explained(error, request) from None
-
-    async def undo_launch(self, plan: LaunchPlan) -> None:
-        request = plan["RunInstances"]
-        token = request["ClientToken"]
-        await self._ecs.settled(token)
-        if token in self._refused:
-            self._refused.discard(token)
-            return
-        try:
-            instance_id = await self._run_instances(request)
-        except ApiError as error:
-            if error.kind in _NO_INSTANCE:
-                return
-            if error.kind is Kind.TOKEN_REUSED:
-                raise FailedPreconditionError(
-                    f"{self._explained(error, request)}. There may be an instance {request['InstanceName']}"
-                    f" in {request['RegionId']} (client token {token}): look for it, and delete it"
-                ) from None
-            raise self._explained(error, request) from None
-        await self.delete(instance_id, seen=False)
-
-    async def _run_instances(self, request: Mapping[str, Any]) -> str:
-        answer = await _answer(self._ecs, "RunInstances", request, LAUNCH_TIMEOUT)
-        match answer:
-            case {"InstanceIdSets": {"InstanceIdSet": [str(instance_id)]}}:
-                self._appearing[instance_id] = asyncio.get_running_loop().time() + APPEARS_WITHIN
-                return instance_id
-        raise UnavailableError("RunInstances: the answer does not name one instance")
-
-    async def wait_for_addresses(self, instance_id: str) -> tuple[IPv4Address, ...]:
-        async def ask() -> tuple[tuple[IPv4Address, ...] | None, str]:
+    async def launch(self, holding: Holding, keep: Keep) -> str:
+        held = Held(holding, keep)
+        order = held.order
+        assert order
+        refusals: list[tuple[Place, ApiError]] = []
+        for place in self._stock.in_turn(order.places):
+            if any(full.vswitch == place.vswitch and error.kind is Kind.FULL for full, error in refusals):
+                continue
             try:
-                instance = await self._ecs.call("DescribeInstanceAttribute", {"InstanceId": instance_id})
+                instance_id = await self._launch_at(place, order, held)
             except ApiError as error:
-                if error.kind is Kind.NOT_FOUND and self._may_appear(instance_id):
-                    return None, str(error)
-                raise
-            self._appearing.pop(instance_id, None)
-            status = str(instance.get("Status"))
-            if status in _FAILED_STATES:
-                raise UnavailableError(
-                    f"instance {instance_id} became {status} before it had an address:"
-                    " its events in the ECS console tell why"
-                )
-            return _addresses(instance, public=self._settings.use_public_ip), f"{status}, without all of them"
+                if error.kind not in (Kind.NO_STOCK, Kind.FULL):
+                    raise self._explained(error, place) from None
+                self._stock.ran_out(place, str(error), whole_vswitch=error.kind is Kind.FULL)
+                refusals.append((place, error))
+                log.warning("no instance can be had here for now", **place._asdict(), error=str(error))
+                continue
+            self._stock.found(place)
+            # Why it is this place and none before it in the order.
+            before = order.places[: order.places.index(place)]
+            reasons = {"/".join(each): self._stock.wall(each) for each in before}
+            log.info("instance ordered", instance=instance_id, **place._asdict(), instead_of=reasons or None)
+            return instance_id
+        raise self._nowhere(refusals)
 
-        with _explaining(f" for {instance_id}"):
-            return await persist(
-                ask,
-                what=f"the addresses of {instance_id}",
-                timeout=ADDRESS_TIMEOUT,
-                pauses=jittered(0.3, 2.0),
-                waiting_for=(Kind.NOT_YET,),
+    async def _launch_at(self, place: Place, order: Order, held: Held) -> str:
+        request = request_at(place, order)
+        if order.eip and order.interface:
+            eni, _ = await _together(
+                self._interface_at(place, order, held),
+                self._make(self._eips.creation, "eip", order.eip, held),
             )
+            request["NetworkInterface"] = [{"InstanceType": "Secondary", "NetworkInterfaceId": eni}]
+        instance_id = await self._make(self._instances.creation, "instance", request, held)
+        self._instances.made(instance_id)
+        await held.launched(instance_id)
+        return instance_id
 
-    async def delete(self, instance_id: str, *, seen: bool) -> None:
-        if not seen:  # another process may have launched it, a moment ago
-            self._appearing.setdefault(instance_id, asyncio.get_running_loop().time() + APPEARS_WITHIN)
-        request = {"InstanceId": instance_id, "Force": "true"}
+    async def _interface_at(self, place: Place, order: Order, held: Held) -> str:
+        """An ENI is bound to its vSwitch: at a place in another one, it has to be another."""
+        assert order.interface
+        earlier = held["eni"]
+        if earlier and earlier.vswitch != place.vswitch:
+            await self._release_eni(held)
+        number = list(dict.fromkeys(each.vswitch for each in order.places)).index(place.vswitch)
+        request = {
+            **order.interface,
+            "RegionId": self._settings.region,
+            "VSwitchId": place.vswitch,
+            "ClientToken": f"{order.token}-eni-{number}",
+        }
+        return await self._make(self._interfaces.creation, "eni", request, held, place.vswitch)
 
-        async def ask() -> tuple[bool | None, str]:
+    async def _make(
+        self,
+        creation: Creation,
+        kind: ResourceKind,
+        request: Mapping[str, Any],
+        held: Held,
+        vswitch: str = "",
+    ) -> str:
+        """In the journal before and after. Raises ApiError."""
+        there = held[kind]
+        if there and there.id:
+            return there.id
+        await held.set(kind, Resource(request, vswitch=vswitch))
+        try:
+            made = await creation.make(request)
+        except ApiError as error:
+            if error.made_nothing:
+                await held.set(kind, None)
+            raise
+        await held.set(kind, Resource(id=made, vswitch=vswitch))
+        return made
+
+    async def addresses(self, holding: Holding, keep: Keep) -> tuple[IPv4Address, ...]:
+        held = Held(holding, keep)
+        instance = held["instance"]
+        assert instance
+        found = await self._instances.addresses(instance.id)
+        await held.found()
+        return found
+
+    async def complete(self, holding: Holding) -> None:
+        held = Held(holding, _never_kept)
+        eni, eip = held["eni"], held["eip"]
+        if eni and eip:
+            await self._eips.bind(eip.id, eni.id)
+
+    # Removing
+
+    async def release(self, holding: Holding, keep: Keep) -> None:
+        held = Held(holding, keep)
+        await _together(self._release_instance(held), self._release_eip(held))
+        await self._release_eni(held)  # last: it may be the instance's until that has gone
+
+    async def _release_instance(self, held: Held) -> None:
+        if instance_id := await self._id_of(self._instances.creation, "instance", held):
+            await self._instances.delete(instance_id, seen=held.seen)
+            await held.set("instance", None)
+
+    async def _release_eip(self, held: Held) -> None:
+        if eip := await self._id_of(self._eips.creation, "eip", held):
+            await self._eips.release(eip)
+            await held.set("eip", None)
+
+    async def _release_eni(self, held: Held) -> None:
+        if eni := await self._id_of(self._interfaces.creation, "eni", held):
+            await self._interfaces.delete(eni)
+            await held.set("eni", None)
+
+    async def _id_of(self, creation: Creation, kind: ResourceKind, held: Held) -> str:
+        """Of what is to be removed; empty: there is nothing."""
+        resource = held[kind]
+        if resource is None or resource.id:
+            return resource.id if resource else ""
+        assert resource.request
+        made = await creation.made_by(resource.request)
+        await held.set(kind, Resource(id=made) if made else None)
+        return made
+
+    async def strays(self) -> tuple[list[Stray], list[CaaError]]:
+        found: list[Stray] = []
+        failures: list[CaaError] = []
+        try:
+            vpc = await self._vpc_id()
+        except CaaError as error:
+            return [], [error]
+        for list_them in (self._strays.instances, self._strays.enis, self._strays.eips):
             try:
-                await self._ecs.call("DeleteInstance", request)
-            except ApiError as error:
-                if error.kind is Kind.NOT_YET:
-                    self._appearing.pop(instance_id, None)
-                if error.kind is not Kind.NOT_FOUND:
-                    raise
-                if self._may_appear(instance_id):
-                    return None, str(error)
-            return True, ""
+                with explaining():
+                    found += await list_them(vpc)
+            except CaaError as error:
+                failures.append(error)
+        return found, failures
 
-        with _explaining(f" for {instance_id}"):
-            await persist(
-                ask,
-                what=f"DeleteInstance of {instance_id} to be accepted",
-                timeout=DELETE_TIMEOUT,
-                pauses=jittered(0.5, 5.0),
-                waiting_for=(Kind.NOT_YET,),
+    async def release_stray(self, stray: Stray) -> None:
+        vpc = await self._vpc_id()
+        with explaining(f" for {stray.id}"):
+            match stray.kind:
+                case "instance" if await self._strays.instances(vpc, InstanceIds=f'["{stray.id}"]'):
+                    await self._instances.delete(stray.id, seen=True)
+                case "ENI" if await self._strays.enis(vpc, NetworkInterfaceId=[stray.id]):
+                    await self._interfaces.delete(stray.id)
+                case "EIP" if await self._strays.eips(vpc, AllocationId=stray.id):
+                    await self._eips.release(stray.id)
+
+    async def _vpc_id(self) -> str:
+        """Of this node's pod VMs: nodes of two clusters may have the same name, but not in one VPC."""
+        if not self._vpc_known:
+            for vswitch in self._settings.vswitch_ids[:1]:
+                await self._check_vswitch(vswitch)
+        if not self._vpc_known:
+            raise FailedPreconditionError(
+                "this node's VPC is not known, so what is left over in it can't be told: give --vpc-id, or"
+                " VSWITCH_ID and the right vpc:DescribeVSwitchAttributes"
             )
-        self._appearing.pop(instance_id, None)
+        return self._vpc_known
 
-    def _may_appear(self, instance_id: str) -> bool:
-        return asyncio.get_running_loop().time() < self._appearing.get(instance_id, 0.0)
+    # Words
 
-    def _explained(self, error: ApiError, request: Mapping[str, Any]) -> CaaError:
-        """The error of a RunInstances request."""
-        instance_type, vswitch = request["InstanceType"], request["VSwitchId"]
-        place = self._zones.get(vswitch) or vswitch
-        tdx = "SecurityOptions" in request and not has_tdx(place, instance_type)
-        return explained(error, f" for {instance_type} in {place}", tdx=tdx)
+    def _explained(self, error: ApiError, place: Place) -> CaaError:
+        """The error of a RunInstances request, or of one that prepares it."""
+        where = self._zones.get(place.vswitch) or place.vswitch
+        what = place.instance_type or f"launch template {self._settings.launch_template_name}"
+        tdx = not self._settings.disable_cvm and not has_tdx(where, place.instance_type)
+        return explained(error, f" for {what}" + (f" in {where}" if where else ""), tdx=tdx)
+
+    def _nowhere(self, refusals: list[tuple[Place, ApiError]]) -> CaaError:
+        if len(refusals) == 1:
+            ((place, error),) = refusals
+            return self._explained(error, place)
+        tried = "; ".join(
+            f"{error.code} for {place.instance_type} in {self._zones.get(place.vswitch) or place.vswitch}"
+            f" (request {error.request_id})"
+            for place, error in refusals
+        )
+        return ResourceExhaustedError(
+            f"RunInstances: no instance to be had, all was tried: {tried}: add another type to"
+            " PODVM_INSTANCE_TYPES or another vSwitch, of another zone, to VSWITCH_ID"
+        )
 
 
-async def _answer(client: Client, action: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """The answer to a request that is repeated until there is one."""
+async def _never_kept(_holding: Holding) -> None:
+    raise AssertionError
+
+
+async def _together(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """The results of work side by side. The first failure ends the rest of it, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as failures:
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+    return [task.result() for task in tasks]
+
+
+async def _answer(client: Client, action: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a question that is repeated until there is one."""
 
     async def ask() -> tuple[dict[str, Any] | None, str]:
         return await client.call(action, request), ""
 
-    return await persist(ask, what=f"{action} to be accepted", timeout=timeout, pauses=jittered(0.5, 8.0))
-
-
-@contextmanager
-def _explaining(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ApiError as error:
-        raise explained(error, what) from None
+    return await persist(
+        ask, what=f"{action} to be accepted", timeout=CHECK_TIMEOUT, pauses=jittered(0.5, 8.0)
+    )
 
 
 def _warn_of(error: ApiError, lost: str) -> None:
@@ -345,21 +405,3 @@ def _size(entry: Mapping[str, Any]) -> Size:
         memory_mib=int(float(entry["MemorySize"]) * 1024),
         vcpus=int(entry["CpuCoreCount"]),
     )
-
-
-def _addresses(instance: Mapping[str, Any], *, public: bool) -> tuple[IPv4Address, ...] | None:
-    """The addresses in the order of dialling, or None while one of them is missing."""
-    listed: list[Any] = []
-    if public:
-        listed.append(_first(instance, "PublicIpAddress"))
-    listed.append(_first(instance.get("VpcAttributes") or {}, "PrivateIpAddress"))
-    if not all(listed):
-        return None
-    try:
-        return tuple(IPv4Address(str(address)) for address in listed)
-    except ValueError as error:
-        raise UnavailableError(f"DescribeInstanceAttribute: {error}") from None
-
-
-def _first(holder: Mapping[str, Any], key: str) -> Any:
-    return next(iter((holder.get(key) or {}).get("IpAddress") or ()), None)

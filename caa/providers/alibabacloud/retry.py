@@ -1,9 +1,13 @@
 """Trying again: the one place that decides for which failures, how often and how long.
 
-All waits of the provider go through `persist`, so that a limit shared by all requests has one place to be.
+How long a throttled request waits is not decided here but by the budget of calls, in the `Client`: it knows
+of all requests, and of what the cloud asked for (Retry-After). So `persist` asks again at once, which is to
+wait in the old place of the budget's queue. A pause of its own would only come on top: the way could be free
+before the request is back.
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import TypeVar
@@ -37,8 +41,8 @@ async def persist(
     pauses: Iterator[float],
     waiting_for: Collection[Kind] = (),
 ) -> T:
-    """Poll `ask` as `caa.polling.poll` does. A transient ApiError, or one `waiting_for`, means "not yet"; the
-    next try comes no sooner than the cloud asks for (Retry-After).
+    """Poll `ask`, which calls the cloud through a `Client`, as `caa.polling.poll` does. A transient ApiError,
+    or one `waiting_for`, means "not yet"; the next try comes no sooner than the cloud asks for (Retry-After).
 
     Raises DeadlineExceededError after `timeout` seconds, and ApiError for every other failure at once.
     """
@@ -48,14 +52,18 @@ async def persist(
     async def attempt() -> tuple[T | None, str]:
         nonlocal not_before
         await asyncio.sleep(not_before - loop.time())
+        retry_after = 0.0
         try:
-            return await ask()
+            value, seen = await ask()
         except ApiError as error:
+            if error.kind is Kind.THROTTLED:
+                return None, str(error)
             if error.kind in TRANSIENT:
                 log.warning("a request is repeated", error=str(error))
             elif error.kind not in waiting_for:
                 raise
-            not_before = loop.time() + error.retry_after
-            return None, str(error)
+            value, seen, retry_after = None, str(error), error.retry_after
+        not_before = loop.time() + max(next(pauses), retry_after)
+        return value, seen
 
-    return await poll(attempt, what=what, pauses=pauses, timeout=timeout)
+    return await poll(attempt, what=what, pauses=itertools.repeat(0.0), timeout=timeout)

@@ -1,7 +1,9 @@
 """A local cloud, and providers that use it through the SDK."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,11 @@ import pytest
 from caa.config import AlibabaCloudSettings, load
 from caa.fakecloud import Boot, FakeCloudSettings, LocalCloud
 from caa.polling import growing, poll
-from caa.providers import LaunchPlan, VmOrder
+from caa.providers import Holding, VmOrder
 from caa.providers.alibabacloud import AlibabaCloud
 
 StartCloud = Callable[..., Awaitable[LocalCloud]]
 MakeProvider = Callable[..., AlibabaCloud]
-Plan = Callable[..., LaunchPlan]
 Until = Callable[[Callable[[], object], str], Awaitable[None]]
 
 
@@ -63,22 +64,47 @@ def provider(cloud: LocalCloud, make_provider: MakeProvider) -> AlibabaCloud:
     return make_provider(cloud)
 
 
-@pytest.fixture
-def plan() -> Plan:
-    def make(provider: AlibabaCloud, token: str = "token-1", **changes: Any) -> LaunchPlan:
+class PodVm:
+    """One sandbox's VM and its holding, which passes through JSON as in the journal."""
+
+    def __init__(self, provider: AlibabaCloud, **order: Any) -> None:
         values: dict[str, Any] = {
             "sandbox_id": "ab" * 32,
             "pod_name": "web",
             "pod_namespace": "shop",
             "name": "podvm-web-abababab",
             "user_data": b"#cloud-config\n",
-            "client_token": token,
+            "client_token": "token-1",
             "vcpus": 1,
             "memory_mib": 2048,
         }
-        return provider.plan(VmOrder(**(values | changes)))
+        self.provider = provider
+        self.holding: dict[str, Any] = json.loads(json.dumps(provider.plan(VmOrder(**(values | order)))))
 
-    return make
+    @property
+    def types(self) -> list[str]:
+        """The instance types of the places in turn."""
+        return [instance_type for instance_type, _ in self.holding["order"]["places"]]
+
+    async def keep(self, holding: Holding) -> None:
+        self.holding = json.loads(json.dumps(holding))
+
+    async def launch(self) -> str:
+        return await self.provider.launch(self.holding, self.keep)
+
+    async def finish(self) -> tuple[IPv4Address, ...]:
+        found = await self.provider.addresses(self.holding, self.keep)
+        await self.provider.complete(self.holding)
+        return found
+
+    async def release(self, provider: AlibabaCloud | None = None) -> None:
+        """By the same provider, or by another one, as after a restart."""
+        await (provider or self.provider).release(self.holding, self.keep)
+
+
+@pytest.fixture
+def pod_vm() -> type[PodVm]:
+    return PodVm
 
 
 @pytest.fixture

@@ -4,19 +4,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from caa.config import AlibabaCloudSettings, load
 from caa.errors import CaaError, PermissionDeniedError, StartupError
 from caa.fakecloud import Fault, LocalCloud
-from caa.providers import LaunchPlan
 from caa.providers.alibabacloud import AlibabaCloud
 from caa.providers.alibabacloud.credentials import RoleSession
 
 StartCloud = Callable[..., Awaitable[LocalCloud]]
 MakeProvider = Callable[..., AlibabaCloud]
-Plan = Callable[..., LaunchPlan]
+MakePodVm = Callable[..., Any]
 Until = Callable[[Callable[[], object], str], Awaitable[None]]
 
 
@@ -136,7 +136,7 @@ async def test_what_sts_answers_is_told(rrsa_cloud: LocalCloud, make_provider: M
     with pytest.raises(
         StartupError,
         match=r"^AssumeRoleWithOIDC: AuthenticationFail\.NoPermission for role acs:ram::\d+:role/caa-alibaba:"
-        r" There is no permission \(request [-0-9A-F]+\): check ALIBABA_CLOUD_ROLE_ARN.*trusts",
+        r" There is no permission \(request [-0-9A-F]+\): the role's trust policy must name.*",
     ) as caught:
         await make_provider(rrsa_cloud).check(verify=False)
     assert token not in str(caught.value)
@@ -150,24 +150,24 @@ async def test_an_sts_in_trouble_is_asked_again(rrsa_cloud: LocalCloud, session:
 
 
 async def test_a_session_that_the_cloud_calls_expired_is_replaced(
-    rrsa_cloud: LocalCloud, make_provider: MakeProvider, plan: Plan
+    rrsa_cloud: LocalCloud, make_provider: MakeProvider, pod_vm: MakePodVm
 ) -> None:
     provider = make_provider(rrsa_cloud)
-    planned = plan(provider)
-    instance_id = await provider.launch(planned)
+    vm = pod_vm(provider)
+    await vm.launch()
     rrsa_cloud.faults.add(
         Fault(action="DescribeInstanceAttribute", code="InvalidSecurityToken.Expired", status=403)
     )
-    assert await provider.wait_for_addresses(instance_id)
+    assert await vm.finish()
     assert assumed(rrsa_cloud) == 2
 
 
 async def test_an_expired_session_of_somebody_elses_is_told(
-    cloud: LocalCloud, make_provider: MakeProvider
+    cloud: LocalCloud, make_provider: MakeProvider, pod_vm: MakePodVm
 ) -> None:
-    cloud.faults.add(Fault(action="DeleteInstance", code="InvalidSecurityToken.Expired", status=403))
+    cloud.faults.add(Fault(action="RunInstances", code="InvalidSecurityToken.Expired", status=403))
     with pytest.raises(PermissionDeniedError, match="give a new ALIBABACLOUD_SECURITY_TOKEN"):
-        await make_provider(cloud).delete("i-1", seen=True)
+        await pod_vm(make_provider(cloud)).launch()
 
 
 async def test_closing_in_the_middle_of_a_renewal(rrsa_cloud: LocalCloud, until: Until) -> None:

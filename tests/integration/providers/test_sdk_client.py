@@ -6,25 +6,30 @@ import gc
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from aiohttp import web
 from darabonba.core import DaraCore
 
+from caa.providers import SANDBOX, CloudCall
 from caa.providers.alibabacloud import client as client_module
+from caa.providers.alibabacloud.budget import Budget
 from caa.providers.alibabacloud.client import ECS, Client
 from caa.providers.alibabacloud.errors import ApiError, Kind
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Serve = Callable[[Handler], Awaitable[Client]]
+Serve = Callable[..., Awaitable[Client]]
 Until = Callable[[Callable[[], object], str], Awaitable[None]]
 
 
 @pytest.fixture
 def serve(stack: AsyncExitStack) -> Serve:
-    """Starts a server that answers as the handler does, and gives a client of it with one thread."""
+    """Starts a server that answers as the handler does, and gives a client of it, with one thread unless told
+    otherwise.
+    """
 
-    async def start(handler: Handler) -> Client:
+    async def start(handler: Handler, *, threads: int = 1, **options: Any) -> Client:
         app = web.Application(client_max_size=1 << 20)
         app.router.add_post("/", handler)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
@@ -32,7 +37,7 @@ def serve(stack: AsyncExitStack) -> Serve:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        client = Client(ECS, endpoint=url, region="cn-beijing", ca_file="", threads=1)
+        client = Client(ECS, endpoint=url, region="cn-beijing", ca_file="", threads=threads, **options)
         stack.push_async_callback(client.close)
         return client
 
@@ -195,3 +200,103 @@ async def test_closing_closes_connections_that_failures_still_refer_to(serve: Se
         await until(lambda: [each.is_closing() for each in transports] == [True], "the connection's end")
     finally:
         gc.enable()
+
+
+async def test_every_try_is_reported(serve: Serve) -> None:
+    answers = [
+        web.json_response({"Code": "Throttling.User", "RequestId": "1"}, status=400),
+        web.Response(status=502, text="bad gateway"),
+        web.json_response({"Code": "InvalidParameter", "RequestId": "3"}, status=400),
+        web.json_response({"RequestId": "4"}),
+    ]
+
+    async def answer(_: web.Request) -> web.Response:
+        return answers.pop(0)
+
+    reported: list[CloudCall] = []
+    client = await serve(answer, on_call=reported.append)
+    began = time.time()
+    SANDBOX.set("ab" * 32)
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            await client.call("RunInstances", {})
+    SANDBOX.set("")
+    await client.call("RunInstances", {})
+    told = [(call.action, call.outcome, call.request_id, call.sandbox) for call in reported]
+    assert told == [
+        ("RunInstances", "Throttling.User", "1", "ab" * 32),
+        ("RunInstances", "HTTP 502", "", "ab" * 32),
+        ("RunInstances", "InvalidParameter", "3", "ab" * 32),
+        ("RunInstances", "ok", "4", ""),
+    ]
+    times = [at for call in reported for at in (call.began_at, call.began_at + call.seconds)]
+    assert began <= times[0]
+    assert times == sorted(times)
+    assert times[-1] <= time.time()
+
+
+async def test_an_abandoned_call_is_reported_when_it_ends_and_one_never_sent_is_not(
+    serve: Serve, until: Until
+) -> None:
+    let_go = asyncio.Event()
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.headers["x-acs-action"])
+        await let_go.wait()
+        return web.json_response({"RequestId": "1"})
+
+    reported: list[CloudCall] = []
+    client = await serve(answer, on_call=reported.append)
+    # They are different actions, so that the second one waits for a thread and not for its turn.
+    calls = [asyncio.create_task(client.call(action, {})) for action in ("RunInstances", "DeleteInstance")]
+    await until(lambda: asked, "the first request")
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    let_go.set()
+    await until(lambda: reported, "the report")
+    assert [(call.action, call.outcome) for call in reported] == [("RunInstances", "ok")]
+    await client.call("DeleteInstance", {})  # nothing of the cancelled one is left in the way
+    assert asked == ["RunInstances", "DeleteInstance"]
+
+
+async def test_clients_share_a_budget(serve: Serve) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.headers["x-acs-action"])
+        if asked[-1] == "RunInstances":
+            return web.json_response({"Code": "Throttling"}, status=400, headers={"Retry-After": "600"})
+        return web.json_response({})
+
+    budget = Budget()
+    first, second = await serve(answer, budget=budget), await serve(answer, budget=budget)
+    with pytest.raises(ApiError):
+        await first.call("RunInstances", {})
+    for client in (first, second):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.call("RunInstances", {})
+        await client.call("DeleteInstance", {})
+    assert asked == ["RunInstances", "DeleteInstance", "DeleteInstance"]
+
+
+async def test_slow_creates_leave_room_for_deletes(serve: Serve, until: Until) -> None:
+    let_go = asyncio.Event()
+    creating: list[object] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.headers["x-acs-action"] == "RunInstances":
+            creating.append(request)
+            await let_go.wait()
+        return web.json_response({})
+
+    client = await serve(answer, threads=4)
+    creates = [asyncio.create_task(client.call("RunInstances", {})) for _ in range(20)]
+    await until(lambda: len(creating) == 3, "three creates under way")
+    await client.call("DeleteInstance", {})
+    assert len(creating) == 3
+    let_go.set()
+    await asyncio.gather(*creates)
+    assert len(creating) == 20

@@ -1,11 +1,11 @@
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+import structlog
 
 from caa.config import AlibabaCloudSettings
-from caa.errors import FailedPreconditionError, StartupError
-from caa.providers.alibabacloud.credentials import AccessKey, RoleSession, credentials_for, read_token
+from caa.errors import StartupError
+from caa.providers.alibabacloud.credentials import AccessKey, RoleSession, credentials_for
 
 MakeSettings = Callable[..., AlibabaCloudSettings]
 
@@ -22,6 +22,21 @@ def test_an_access_key_comes_first(make_settings: MakeSettings) -> None:
     assert isinstance(credentials, AccessKey)
     key = credentials.sdk.get_credential()
     assert (key.access_key_id, key.access_key_secret, key.security_token) == ("LTAI-id", "key-secret", None)
+    assert credentials.left() is None
+
+
+@pytest.mark.parametrize("role", [RRSA, {"ALIBABA_CLOUD_ROLE_ARN": "acs:ram::1:role/caa"}, {}])
+def test_what_is_passed_over_is_told(make_settings: MakeSettings, role: dict[str, str]) -> None:
+    with structlog.testing.capture_logs() as logs:
+        credentials_for(make_settings(**role))
+    assert [entry["passed_over"] for entry in logs] == ([", ".join(role)] if role else [])
+    assert "key-secret" not in str(logs)
+
+
+def test_a_security_token_without_its_key(make_settings: MakeSettings) -> None:
+    with pytest.raises(StartupError, match="ALIBABACLOUD_SECURITY_TOKEN is set but its key is not") as caught:
+        credentials_for(make_settings(**NO_KEY, **RRSA, ALIBABACLOUD_SECURITY_TOKEN="some-token"))
+    assert "some-token" not in str(caught.value)
 
 
 def test_an_access_key_with_a_session_token(make_settings: MakeSettings) -> None:
@@ -40,10 +55,15 @@ def test_half_an_access_key(make_settings: MakeSettings, given: str, missing: st
     with pytest.raises(StartupError, match=f"{given} is set but {missing} is not") as caught:
         credentials_for(make_settings(**(NO_KEY | RRSA | {given: "half-of-a-key"})))
     assert "half-of-a-key" not in str(caught.value)
+    assert f"without {given} the role (RRSA) would be used" in str(caught.value)
+    with pytest.raises(StartupError, match=r"an access key is both of them$"):
+        credentials_for(make_settings(**(NO_KEY | {given: "half-of-a-key"})))
 
 
 def test_a_role(make_settings: MakeSettings) -> None:
-    assert isinstance(credentials_for(make_settings(**NO_KEY, **RRSA)), RoleSession)
+    credentials = credentials_for(make_settings(**NO_KEY, **RRSA))
+    assert isinstance(credentials, RoleSession)
+    assert credentials.left() == 0.0
 
 
 @pytest.mark.parametrize("missing", RRSA)
@@ -57,19 +77,3 @@ def test_nothing_at_all_explains_both_ways(make_settings: MakeSettings) -> None:
         credentials_for(make_settings(**NO_KEY))
     for name in (*NO_KEY, *RRSA):
         assert name in str(caught.value)
-
-
-def test_token_file(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    for prepare, why in (
-        (lambda: None, "No such file"),
-        (lambda: path.write_text("\n"), "empty"),
-        (lambda: path.write_bytes(b"\xff\xfe"), "not text"),
-    ):
-        prepare()
-        with pytest.raises(FailedPreconditionError, match=rf"ALIBABA_CLOUD_OIDC_TOKEN_FILE={path}: .*{why}"):
-            read_token(path)
-    path.write_text("ey.ey.x\n")
-    assert read_token(path) == "ey.ey.x"
-    with pytest.raises(FailedPreconditionError, match="Is a directory"):
-        read_token(tmp_path)

@@ -31,7 +31,7 @@ TABLE = [
     ("Zone.NotOnSale", 403, Kind.NO_STOCK, ResourceExhaustedError),
     ("InvalidResourceType.NotSupported", 403, Kind.NO_STOCK, ResourceExhaustedError),
     ("QuotaExceed.ElasticQuota", 403, Kind.REFUSED, ResourceExhaustedError),
-    ("QuotaExceeded.PrivateIpAddress", 400, Kind.REFUSED, ResourceExhaustedError),
+    ("QuotaExceeded.PrivateIpAddress", 400, Kind.FULL, ResourceExhaustedError),
     ("InvalidAccountStatus.NotEnoughBalance", 403, Kind.REFUSED, ResourceExhaustedError),
     ("Forbidden.RAM", 403, Kind.DENIED, PermissionDeniedError),
     ("Forbidden", 403, Kind.DENIED, PermissionDeniedError),

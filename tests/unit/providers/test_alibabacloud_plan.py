@@ -8,8 +8,10 @@ import pytest
 
 from caa.config import AlibabaCloudSettings
 from caa.errors import InvalidArgumentError, StartupError
-from caa.providers import Provider, VmOrder
+from caa.providers import Holding, Provider, VmOrder
 from caa.providers.alibabacloud import AlibabaCloud
+from caa.providers.alibabacloud.holding import Held, Order
+from caa.providers.alibabacloud.ordering import request_at
 
 MakeSettings = Callable[..., AlibabaCloudSettings]
 
@@ -28,11 +30,20 @@ def order(**changes: Any) -> VmOrder:
     return VmOrder(**(values | changes))
 
 
-def planned(settings: AlibabaCloudSettings, **changes: Any) -> dict[str, Any]:
+def ordered(settings: AlibabaCloudSettings, **changes: Any) -> Order:
     provider: Provider = AlibabaCloud(settings, node="worker-1")
-    plan = provider.plan(order(**changes))
-    request: dict[str, Any] = json.loads(json.dumps(plan))["RunInstances"]
-    return request
+    held = Held(json.loads(json.dumps(provider.plan(order(**changes)))), never)
+    assert held.order
+    return held.order
+
+
+def planned(settings: AlibabaCloudSettings, **changes: Any) -> dict[str, Any]:
+    placed = ordered(settings, **changes)
+    return request_at(placed.places[0], placed)
+
+
+async def never(_holding: Holding) -> None:
+    raise AssertionError
 
 
 def test_the_request_by_default(make_settings: MakeSettings) -> None:
@@ -53,7 +64,7 @@ def test_the_request_by_default(make_settings: MakeSettings) -> None:
             {"Key": "caa-pod", "Value": "web"},
             {"Key": "caa-namespace", "Value": "shop"},
         ],
-        "ClientToken": "caa-abab-1",
+        "ClientToken": "caa-abab-1-0",
         "SystemDisk": {"Category": "cloud_essd", "Size": 40},
         "SecurityOptions": {"ConfidentialComputingMode": "TDX"},
     }
@@ -79,6 +90,72 @@ def test_the_request_with_every_option_the_other_way(make_settings: MakeSettings
     assert tags["extra"] == "1"
     assert tags["caa-pod"] == "web"
     assert len(tags) == len(request["Tag"])
+
+
+def test_every_type_that_fits_is_tried_in_every_vswitch(make_settings: MakeSettings) -> None:
+    settings = make_settings(
+        PODVM_INSTANCE_TYPES="ecs.g8i.4xlarge,ecs.g8i.xlarge,ecs.g8i.large", VSWITCH_ID="vsw-1,vsw-2"
+    )
+    order = ordered(settings, vcpus=3)
+    assert order.places == (
+        ("ecs.g8i.xlarge", "vsw-1"),
+        ("ecs.g8i.4xlarge", "vsw-1"),
+        ("ecs.g8i.xlarge", "vsw-2"),
+        ("ecs.g8i.4xlarge", "vsw-2"),
+    )
+    requests = [request_at(place, order) for place in order.places]
+    assert len({request["ClientToken"] for request in requests}) == 4
+    for place, request in zip(order.places, requests, strict=True):
+        assert (request["InstanceType"], request["VSwitchId"]) == place
+
+
+def test_a_second_interface_is_made_with_the_instance(make_settings: MakeSettings) -> None:
+    order = ordered(make_settings(), second_interface=True)
+    assert order.eip is None
+    assert request_at(order.places[0], order)["NetworkInterface"] == [
+        {
+            "InstanceType": "Secondary",
+            "VSwitchId": "vsw-1",
+            "SecurityGroupId": "sg-1",
+            "NetworkInterfaceName": f"peerpod-nic-{'ab' * 32}",
+            "Description": f"caa-node=worker-1 caa-vpc= caa-sandbox={'ab' * 32}",
+            "DeleteOnRelease": "true",
+        }
+    ]
+
+
+def test_a_second_interface_gets_an_eip_where_the_first_has_a_public_address(
+    make_settings: MakeSettings,
+) -> None:
+    order = ordered(make_settings(USE_PUBLIC_IP="true"), second_interface=True)
+    assert order.eip
+    assert order.eip["ClientToken"] == "caa-abab-1-eip"
+    assert ordered(make_settings(USE_PUBLIC_IP="true")).eip is None
+
+
+def test_what_the_user_set_goes_on_top_of_a_launch_template(make_settings: MakeSettings) -> None:
+    bare = {"PODVM_LAUNCHTEMPLATE_NAME": "pods", "IMAGEID": "", "VSWITCH_ID": "", "SECURITY_GROUP_IDS": ""}
+    request = planned(make_settings(**bare))
+    assert request.keys() == {
+        "RegionId",
+        "LaunchTemplateName",
+        "InstanceChargeType",
+        "Amount",
+        "InstanceName",
+        "UserData",
+        "Tag",
+        "ClientToken",
+        "SecurityOptions",
+    }
+    more = {"PODVM_INSTANCE_TYPE": "ecs.g8i.2xlarge", "SYSTEM_DISK_SIZE": "60", "KEYNAME": "ops"}
+    on_top = planned(make_settings(**(bare | more | {"IMAGEID": "m-2", "DISABLECVM": "true"})))
+    assert on_top["LaunchTemplateName"] == "pods"
+    assert on_top["InstanceType"] == "ecs.g8i.2xlarge"
+    assert on_top["SystemDisk"] == {"Category": "cloud_essd", "Size": 60}
+    assert (on_top["KeyPairName"], on_top["ImageId"]) == ("ops", "m-2")
+    assert "SecurityOptions" not in on_top
+    with pytest.raises(InvalidArgumentError, match=r"ecs\.g7\.large.*the launch template's"):
+        planned(make_settings(**bare), instance_type="ecs.g7.large")
 
 
 def test_one_pods_choices_stay_with_that_pod(make_settings: MakeSettings) -> None:

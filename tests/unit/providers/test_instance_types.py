@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from caa.errors import InvalidArgumentError
 from caa.providers.alibabacloud.sizes import SIZES
-from caa.providers.instance_types import Demand, Size, choose
+from caa.providers.instance_types import Demand, Size, fitting
 
 sizes = st.builds(
     Size, gpus=st.integers(0, 8), memory_mib=st.integers(512, 1 << 20), vcpus=st.integers(1, 256)
@@ -18,18 +18,19 @@ demands = st.builds(
 @given(tables, demands)
 def test_the_choice_meets_the_demand_and_nothing_smaller_does(table: dict[str, Size], demand: Demand) -> None:
     candidates = tuple(table)
-    fitting = {name for name in candidates if demand.met_by(table[name])}
-    if not fitting and not demand.is_least:
+    enough = {name for name in candidates if demand.met_by(table[name])}
+    if not enough and not demand.is_least:
         with pytest.raises(InvalidArgumentError) as caught:
-            choose(candidates, table, demand, default=candidates[0])
+            fitting(candidates, table, demand, default=candidates[0])
         assert all(word in str(caught.value) for word in (str(demand), *candidates))
         return
-    chosen = choose(candidates, table, demand, default=candidates[0])
-    if demand == Demand() or not fitting:
-        assert chosen == candidates[0]
+    first, *others = fitting(candidates, table, demand, default=candidates[0])
+    if demand == Demand() or not enough:
+        assert first == candidates[0]
     else:
-        assert chosen in fitting
-        assert all(table[chosen] <= table[name] for name in fitting)
+        others.insert(0, first)
+    assert set(others) | {first} == enough | {first}
+    assert [table[name] for name in others] == sorted(table[name] for name in others)
 
 
 @given(tables, st.integers(0, 1), st.integers(0, 2048))
@@ -37,7 +38,7 @@ def test_what_the_shim_asks_for_on_its_own_never_fails(
     table: dict[str, Size], vcpus: int, memory: int
 ) -> None:
     candidates = tuple(table)
-    assert choose(candidates, table, Demand(vcpus, memory), default=candidates[-1]) in candidates
+    assert fitting(candidates, table, Demand(vcpus, memory), default=candidates[-1])[0] in candidates
 
 
 @given(tables, demands)
@@ -54,28 +55,26 @@ def test_order_is_gpus_then_memory_then_vcpus() -> None:
         "more-vcpus": Size(gpus=1, memory_mib=8, vcpus=8),
         "least": Size(gpus=1, memory_mib=8, vcpus=4),
     }
-    left = list(table)
-    for expected in ("least", "more-vcpus", "more-memory", "two-gpus"):
-        assert choose(left, table, Demand(gpus=1), default=left[0]) == expected
-        left.remove(expected)
+    turns = fitting(list(table), table, Demand(gpus=1), default="two-gpus")
+    assert turns == ("least", "more-vcpus", "more-memory", "two-gpus")
 
 
 def test_a_type_asked_for_by_name_must_be_a_candidate() -> None:
     table = {"ecs.a": Size(0, 1024, 1), "ecs.b": Size(0, 2048, 2)}
-    assert choose(("ecs.a", "ecs.b"), table, Demand(64), default="ecs.a", named="ecs.b") == "ecs.b"
+    assert fitting(("ecs.a", "ecs.b"), table, Demand(64), default="ecs.a", named="ecs.b") == ("ecs.b",)
     with pytest.raises(InvalidArgumentError, match=r"ecs\.c, which is not one of ecs\.a, ecs\.b"):
-        choose(("ecs.a", "ecs.b"), table, Demand(), default="ecs.a", named="ecs.c")
+        fitting(("ecs.a", "ecs.b"), table, Demand(), default="ecs.a", named="ecs.c")
 
 
 def test_without_a_demand_the_default_is_taken_even_if_it_is_not_the_smallest() -> None:
     table = {"small": Size(0, 1024, 1), "large": Size(0, 2048, 2)}
-    assert choose(("small", "large"), table, Demand(), default="large") == "large"
+    assert fitting(("small", "large"), table, Demand(), default="large") == ("large", "small")
 
 
 def test_a_type_of_unknown_size_is_better_than_none() -> None:
     table = {"small": Size(0, 4096, 2)}
-    assert choose(("new", "small"), table, Demand(2, 4096), default="new") == "small"
-    assert choose(("new", "small"), table, Demand(64, 4096), default="small") == "new"
+    assert fitting(("new", "small"), table, Demand(2, 4096), default="new") == ("small", "new")
+    assert fitting(("new", "small"), table, Demand(64, 4096), default="small") == ("new",)
 
 
 def test_the_table_of_sizes() -> None:
