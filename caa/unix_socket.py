@@ -71,6 +71,19 @@ def listen(path: Path) -> tuple[socket.socket, SocketFile]:
         raise
 
 
+def is_served(path: Path) -> bool:
+    """Whether a process listens there. Raises OSError if that can't be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:
+            pass  # its backlog is full: somebody is there
+    return True
+
+
 def _refuse_if_taken(path: Path) -> None:
     try:
         is_socket = stat.S_ISSOCK(path.lstat().st_mode)
@@ -78,15 +91,8 @@ def _refuse_if_taken(path: Path) -> None:
         return
     if not is_socket:
         raise FailedPreconditionError(f"can't listen on {path}: something that is not a socket is there")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.setblocking(False)
-        try:
-            caller.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return  # stale
-        except BlockingIOError:
-            pass  # its backlog is full: somebody is there
-    raise FailedPreconditionError(f"another process listens on {path}")
+    if is_served(path):
+        raise FailedPreconditionError(f"another process listens on {path}")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

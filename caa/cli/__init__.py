@@ -4,13 +4,14 @@ What a command needs is imported when it runs, so that `caa version` stays quick
 don't pay for the cloud's SDK. Each module here adds its commands to `group.cli` when it is imported.
 """
 
+import os
 import re
 import sys
 from typing import NoReturn
 
 import click
 
-from caa.cli import daemon, local, podvm  # noqa: F401  each adds its commands
+from caa.cli import check, daemon, image, local, operate, podvm, ram  # noqa: F401  each adds its commands
 from caa.cli.group import cli
 from caa.errors import CaaError, ConfigError
 
@@ -19,6 +20,17 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Entry point of `caa`, and of `cloud-api-adaptor`, the name that existing manifests use."""
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # its reader has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # what a shell says of a program that SIGPIPE ended
+
+
+def _run() -> NoReturn:
     try:
         cli.main(args=[_two_dashes(word) for word in sys.argv[1:]], standalone_mode=False)
     except click.ClickException as error:

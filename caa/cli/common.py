@@ -4,12 +4,21 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import click
 
-from caa.config import GROUPS, Option, Settings, load, options, parse_duration
+from caa.config import (
+    GROUPS,
+    AlibabaCloudSettings,
+    Option,
+    Settings,
+    load,
+    load_cloud,
+    options,
+    parse_duration,
+)
 
 
 def until_signal(work: Coroutine[Any, Any, None]) -> None:
@@ -42,15 +51,21 @@ class _GroupedCommand(click.Command):
     after the command's own options.
     """
 
+    def __init__(self, *arguments: Any, settings: Iterable[Option], **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self._settings = tuple(settings)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        settings = {option.flag for option in options()}
-        own = [each for each in self.get_params(ctx) if f"{each.opts[-1][2:]}" not in settings]
+        settings = {option.flag for option in self._settings}
+        flags = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        own = [each for each in flags if f"{each.opts[-1][2:]}" not in settings]
         rows = [row for row in (each.get_help_record(ctx) for each in own) if row]
         with formatter.section("Options"):
             formatter.write_dl(rows)
         for group in GROUPS:
-            with formatter.section(group):
-                formatter.write_dl([_help_row(option) for option in options() if option.group == group])
+            if rows := [_help_row(option) for option in self._settings if option.group == group]:
+                with formatter.section(group):
+                    formatter.write_dl(rows)
 
 
 def _help_row(option: Option) -> tuple[str, str]:
@@ -62,12 +77,15 @@ def _help_row(option: Option) -> tuple[str, str]:
     return f"--{option.flag}", option.help + (f"  [{'; '.join(notes)}]" if notes else "")
 
 
-def command_with_settings(group: click.Group, **attributes: Any) -> Callable[..., click.Command]:
-    """Like `group.command()`, for a command that also takes the daemon's settings as flags.
+def command_with_settings(
+    group: click.Group, *, settings: Callable[[], Iterable[Option]] = options, **attributes: Any
+) -> Callable[..., click.Command]:
+    """Like `group.command()`, for a command that also takes the daemon's settings as flags, or some of them.
 
-    The function gets its own options by name, and the flags that were given as `flags`, for `settings_of`.
+    The function gets its own options by name, and the flags that were given as `flags`, for `settings_of`,
+    or for `cloud_settings_of` if `settings` are the `cloud_options`.
     """
-    names = {option.flag.replace("-", "_"): option for option in options()}
+    names = {option.flag.replace("-", "_"): option for option in settings()}
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def call(**given: Any) -> None:
@@ -80,13 +98,13 @@ def command_with_settings(group: click.Group, **attributes: Any) -> Callable[...
         call.__name__ = function.__name__
         call.__doc__ = function.__doc__
         call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        for option in options():
+        for option in names.values():
             # The flag alone means true for a boolean, as in Go: -disable-cvm.
             boolean: dict[str, Any] = (
                 {"is_flag": False, "flag_value": "true"} if option.default in ("true", "false") else {}
             )
             click.option(f"--{option.flag}", default=None, **boolean)(call)
-        return group.command(cls=_GroupedCommand, **attributes)(call)
+        return group.command(cls=_GroupedCommand, settings=names.values(), **attributes)(call)
 
     return decorate
 
@@ -97,6 +115,18 @@ def settings_of(flags: Mapping[str, str]) -> Settings:
     own user its environment.
     """
     settings = load(flags, os.environ)
+    _hide_secrets(flags)
+    return settings
+
+
+def cloud_settings_of(flags: Mapping[str, str]) -> AlibabaCloudSettings:
+    """As `settings_of`, of the `cloud_options` alone."""
+    settings = load_cloud(flags, os.environ)
+    _hide_secrets(flags)
+    return settings
+
+
+def _hide_secrets(flags: Mapping[str, str]) -> None:
     secrets = [option for option in options() if option.secret and flags.get(option.flag)]
     if secrets:
         hidden = {option.flag for option in secrets}
@@ -104,7 +134,6 @@ def settings_of(flags: Mapping[str, str]) -> Settings:
             os.environ[option.env[0]] = flags[option.flag]
         arguments = _without(sys.argv[1:], hidden)
         os.execv(sys.executable, [sys.executable, "-m", "caa", *arguments])  # noqa: S606  ourselves
-    return settings
 
 
 def _without(words: list[str], flags: set[str]) -> list[str]:

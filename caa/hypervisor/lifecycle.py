@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -33,8 +34,8 @@ from caa.errors import (
 from caa.hypervisor.annotations import PodRequest
 from caa.hypervisor.podvm_files import PodVmFiles
 from caa.polling import growing
-from caa.providers import Provider, VmOrder
-from caa.sandbox import RECOVERY, Journal, Recovery, Sandbox, State, Step
+from caa.providers import SANDBOX, Holding, Keep, Provider, VmOrder
+from caa.sandbox import RECOVERY, Event, Journal, Recovery, Sandbox, State, Step
 from caa.tunnel import PodNetwork, WorkerOptions, read_pod_network, set_up_worker, tear_down_worker
 from caa.unix_socket import MAX_PATH
 
@@ -84,6 +85,12 @@ class _Entry:
     take_down: asyncio.Task[None] | None = None
     refused: asyncio.Event = field(default_factory=asyncio.Event)
     """A removal failed for now and is tried again: nobody should wait for it."""
+
+    @property
+    def known(self) -> Sandbox:
+        """Its record, for those who come after CreateVM has made it."""
+        assert self.sandbox is not None
+        return self.sandbox
 
 
 class Lifecycle:
@@ -170,6 +177,15 @@ class Lifecycle:
             await asyncio.wait([entry.work])
         await self._taken_down(entry)
 
+    async def stop_left(self, sandbox_id: str) -> None:
+        """As `stop`, of a sandbox that an earlier daemon left in the journal, without `recover`: for a
+        command while no daemon runs, which has to leave all others as they are.
+        """
+        for sandbox in self._journal.read():
+            if sandbox.id == sandbox_id:
+                self._entries.setdefault(sandbox_id, _entry_of(sandbox))
+        await self.stop(sandbox_id)
+
     async def instance_of(self, namespace: str, pod: str, *, wait: bool) -> str:
         """The id of the pod's instance. With `wait`, as soon as there is one. Raises NotFoundError."""
 
@@ -194,8 +210,7 @@ class Lifecycle:
         half made or half gone is being removed from then on.
         """
         for sandbox in self._journal.read():
-            entry = _Entry(sandbox.id, sandbox.slot, (sandbox.pod_namespace, sandbox.pod_name), sandbox)
-            self._entries[sandbox.id] = entry
+            entry = self._entries[sandbox.id] = _entry_of(sandbox)
             recovery = RECOVERY[sandbox.state]
             if sandbox.boot_id != self._options.boot_id:
                 recovery = Recovery.UNDO
@@ -253,7 +268,7 @@ class Lifecycle:
             ),
         )
         vm = self._files.make(entry.id, pod, network)
-        plan = self._provider.plan(
+        holding = self._provider.plan(
             VmOrder(
                 sandbox_id=entry.id,
                 pod_name=pod.name,
@@ -266,6 +281,7 @@ class Lifecycle:
                 vcpus=pod.vcpus,
                 memory_mib=pod.memory_mib,
                 gpus=pod.gpus,
+                second_interface=self._options.external_net_via_pod_vm,
             )
         )
         sandbox = Sandbox(
@@ -278,7 +294,7 @@ class Lifecycle:
             boot_id=self._options.boot_id,
             state=State.CREATING,
             network=network.model_dump(mode="json", by_alias=True),
-            plan=plan,
+            holding=holding,
         )
         await self._record(entry, sandbox, Step.CREATE_INTENDED)
         folder = self._folder(entry.id)
@@ -291,25 +307,22 @@ class Lifecycle:
     # Starting
 
     async def _start(self, entry: _Entry, sandbox: Sandbox) -> None:
-        assert sandbox.plan is not None
-        plan = sandbox.plan
-        sandbox = sandbox.move(State.STARTING, launched=True)
-        await self._record(entry, sandbox, Step.LAUNCH_INTENDED)
+        await self._record(entry, sandbox.move(State.STARTING), Step.LAUNCH_INTENDED)
 
-        instance_id = await self._provider.launch(plan)
+        instance_id = await self._provider.launch(sandbox.holding, self._keeper(entry))
         self._reached(entry.id, Step.LAUNCHED)
-        sandbox = sandbox.learn(instance_id=instance_id, plan=None)
-        await self._record(entry, sandbox, Step.LAUNCH_RECORDED)
+        await self._learn(entry, Step.LAUNCH_RECORDED, instance_id=instance_id)
         async with self._instance_known:
             self._instance_known.notify_all()
 
-        addresses = await self._provider.wait_for_addresses(instance_id)
+        addresses = await self._provider.addresses(entry.known.holding, self._keeper(entry))
         self._reached(entry.id, Step.ADDRESS_KNOWN)
-        sandbox = sandbox.learn(addresses=tuple(str(address) for address in addresses))
-        await self._record(entry, sandbox, Step.ADDRESS_RECORDED)
+        texts = tuple(str(address) for address in addresses)
+        sandbox = await self._learn(entry, Step.ADDRESS_RECORDED, addresses=texts)
 
         entry.proxy = proxy = self._new_proxy(sandbox)
         async with asyncio.TaskGroup() as side_by_side:
+            side_by_side.create_task(self._provider.complete(sandbox.holding))
             side_by_side.create_task(self._join(sandbox))
             side_by_side.create_task(self._reach_agent(sandbox, proxy))
         await proxy.listen()
@@ -349,6 +362,7 @@ class Lifecycle:
 
     async def _take_down(self, entry: _Entry, error: str) -> None:
         """Remove all that is left of a sandbox, however often that takes, then forget it."""
+        _speak_for(entry)
         sandbox = entry.sandbox
         if sandbox is None:  # nothing was done yet, nothing was written
             del self._entries[entry.id]
@@ -360,7 +374,7 @@ class Lifecycle:
         async with asyncio.TaskGroup() as side_by_side:
             for what, remove, step in (
                 ("tunnel", self._leave, Step.TUNNEL_DOWN),
-                ("instance", self._delete_instance, Step.INSTANCE_DELETED),
+                ("instance", self._release, Step.INSTANCE_DELETED),
             ):
                 side_by_side.create_task(self._remove(entry, sandbox, what, remove, step))
         await self._remove(entry, sandbox, "folder", self._remove_folder, Step.FOLDER_REMOVED)
@@ -386,6 +400,7 @@ class Lifecycle:
             try:
                 return await remove()
             except Exception as error:  # noqa: BLE001  a fault of ours must not leave an instance behind either
+                self._note_error(entry, str(error) or repr(error), removing=what)
                 _log.warning(
                     "removal failed and is tried again",
                     sandbox=entry.id,
@@ -410,11 +425,8 @@ class Lifecycle:
     async def _leave(self, _entry: _Entry, sandbox: Sandbox) -> None:
         await tear_down_worker(sandbox.netns, _network(sandbox))
 
-    async def _delete_instance(self, _entry: _Entry, sandbox: Sandbox) -> None:
-        if sandbox.instance_id:
-            await self._provider.delete(sandbox.instance_id, seen=bool(sandbox.addresses))
-        elif sandbox.launched and sandbox.plan is not None:
-            await self._provider.undo_launch(sandbox.plan)
+    async def _release(self, entry: _Entry, _sandbox: Sandbox) -> None:
+        await self._provider.release(entry.known.holding, self._keeper(entry))
 
     async def _remove_folder(self, entry: _Entry, _sandbox: Sandbox) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -426,10 +438,12 @@ class Lifecycle:
         """Do a create or start as the entry's work; what keeps it from succeeding takes the entry down."""
 
         async def undone_unless_done() -> T:
+            _speak_for(entry)
             try:
                 return await work()
             except BaseException as error:
                 reason = _reason(error)
+                self._note_error(entry, str(reason))
                 _log.warning(
                     "sandbox failed",
                     sandbox=entry.id,
@@ -469,13 +483,30 @@ class Lifecycle:
             task.exception()  # its caller has it, or has gone: either way it was logged
 
     async def _record(self, entry: _Entry, sandbox: Sandbox, step: Step) -> None:
+        await self._put(entry, sandbox)
+        self._reached(entry.id, step)
+
+    async def _learn(self, entry: _Entry, step: Step, **changes: Any) -> Sandbox:
+        sandbox = entry.known.learn(**changes)
+        await self._record(entry, sandbox, step)
+        return sandbox
+
+    def _keeper(self, entry: _Entry) -> Keep:
+        async def keep(holding: Holding) -> None:
+            await self._put(entry, entry.known.learn(holding=holding))
+
+        return keep
+
+    async def _put(self, entry: _Entry, sandbox: Sandbox) -> None:
         """In memory first: if the write is cut short, the take-down still knows what happened."""
         entry.sandbox = sandbox
         await self._journal.put(sandbox)
-        self._reached(entry.id, step)
 
     def _reached(self, sandbox_id: str, step: Step) -> None:
         self._on_step(sandbox_id, step)
+
+    def _note_error(self, entry: _Entry, error: str, **details: str) -> None:
+        self._journal.note(entry.id, Event(time.time(), "error", error, details))
 
     def _folder(self, sandbox_id: str) -> Path:
         return self._options.pods_dir / sandbox_id
@@ -517,6 +548,16 @@ def _reason(error: BaseException) -> CaaError:
     if isinstance(error, OSError):
         return InternalError(str(error))
     return InternalError(f"{type(error).__name__}: {error}")
+
+
+def _speak_for(entry: _Entry) -> None:
+    """From here on, this task's log lines and calls to the cloud name the sandbox."""
+    SANDBOX.set(entry.id)
+    structlog.contextvars.bind_contextvars(sandbox=entry.id, pod="/".join(entry.pod))
+
+
+def _entry_of(sandbox: Sandbox) -> _Entry:
+    return _Entry(sandbox.id, sandbox.slot, (sandbox.pod_namespace, sandbox.pod_name), sandbox)
 
 
 def _names(sandbox: Sandbox) -> dict[str, str]:

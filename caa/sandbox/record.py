@@ -26,11 +26,8 @@ class Sandbox:
     state: State
     network: Mapping[str, Any]
     """The pod's network (`caa.tunnel.PodNetwork`) as JSON."""
-    plan: Mapping[str, Any] | None
-    """The create request, exactly as it will be or was sent; None once its outcome is known. Holds the
-    pod VM's TLS key."""
-    launched: bool = False
-    """The create request may have been sent."""
+    holding: Mapping[str, Any]
+    """What it has in the cloud, or may have (`caa.providers.Holding`). May hold the pod VM's keys."""
     instance_id: str = ""
     addresses: tuple[str, ...] = ()
     error: str = ""

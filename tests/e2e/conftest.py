@@ -45,8 +45,8 @@ class Node(Stage):
         """Wait until the cloud and the journal are empty, then look at what has to be gone by then."""
 
         async def emptied() -> tuple[bool | None, str]:
-            instances, rows = self.instance_ids, self.journal_rows()
-            return (not instances and not rows) or None, f"instances {instances}, journal {rows}"
+            there, rows = self.cloud.leftovers(), self.journal_rows()
+            return (not there and not rows) or None, f"cloud {there}, journal {rows}"
 
         await poll(emptied, what="cloud and journal to be empty", pauses=growing(0.05, 1.5, 0.3), timeout=40)
         devices = await self.worker.devices(pod)

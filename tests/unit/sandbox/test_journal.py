@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from caa.errors import StartupError
 from caa.sandbox import MOVES, RECOVERY, Journal, Sandbox, State
-from caa.sandbox.journal import SCHEMA_VERSION
+from caa.sandbox.schema import SCHEMA_VERSION
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -29,8 +29,7 @@ sandboxes = st.builds(
     boot_id=st.text(),
     state=st.sampled_from(State),
     network=st.dictionaries(st.text(), json_values),
-    plan=st.none() | st.dictionaries(st.text(), json_values),
-    launched=st.booleans(),
+    holding=st.dictionaries(st.text(), json_values),
     instance_id=st.text(),
     addresses=st.lists(st.text()).map(tuple),
     error=st.text(),
@@ -48,7 +47,7 @@ def a_sandbox(sandbox_id: str = "s1", slot: int = 0) -> Sandbox:
         boot_id="boot",
         state=State.CREATING,
         network={"podip": "10.0.0.5/24"},
-        plan={"ClientToken": "t"},
+        holding={"ClientToken": "t"},
     )
 
 
@@ -198,3 +197,4 @@ class JournalAndMemory(RuleBasedStateMachine):
 
 
 TestJournalAndMemory = JournalAndMemory.TestCase
+TestJournalAndMemory.settings = settings(max_examples=30)  # each waits for the disk many times
