@@ -224,7 +224,7 @@ def _read(netns: str, options: WorkerOptions, host_netns: str | None) -> PodNetw
     with Namespace.open(netns) as pod, Namespace.open(host_netns) as host:
         require_apart(pod, host)
         with Rtnetlink(host) as outside:
-            worker_address, dedicated = _read_worker(outside, options.host_interface)
+            _, worker_address, dedicated = read_worker(outside, options.host_interface)
         with Rtnetlink(pod) as inside:
             routes = inside.routes()
             primary = primary_route(routes)
@@ -245,8 +245,11 @@ def _read(netns: str, options: WorkerOptions, host_netns: str | None) -> PodNetw
             )
 
 
-def _read_worker(outside: Rtnetlink, host_interface: str) -> tuple[IPv4Interface, bool]:
-    """The tunnel's address on the worker, and whether it is on another interface than the primary."""
+def read_worker(outside: Rtnetlink, host_interface: str) -> tuple[str, IPv4Interface, bool]:
+    """The worker's interface for the tunnel, its address, and whether it is another than the primary.
+
+    Raises FailedPreconditionError if there is none.
+    """
     primary = primary_route(outside.routes(default_only=True))
     if primary is None:
         raise FailedPreconditionError(
@@ -261,4 +264,4 @@ def _read_worker(outside: Rtnetlink, host_interface: str) -> tuple[IPv4Interface
     addresses = outside.addresses(link)
     if not addresses:
         raise FailedPreconditionError(f"the interface {name} of {outside.where} has no IPv4 address")
-    return addresses[0], name != primary.device
+    return name, addresses[0], name != primary.device

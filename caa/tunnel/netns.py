@@ -89,6 +89,25 @@ class Namespace:
             raise InternalError(f"can't make the network namespace {path}: {error}") from error
         return cls.open(path)
 
+    @classmethod
+    def make_nameless(cls, name: str) -> Self:
+        """A new namespace that only this process can find, and that ends with it. `name` is for messages.
+
+        Raises PermissionDeniedError or InternalError if it can't be made.
+        """
+
+        def create() -> int:
+            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            return _open("/proc/thread-self/ns/net")
+
+        try:
+            return cls(name, _in_own_thread(create))
+        except PermissionError as error:
+            raise PermissionDeniedError(f"can't make {name}: {error}; CAP_SYS_ADMIN is needed") from error
+        except OSError as error:
+            raise InternalError(f"can't make {name}: {error}") from error
+
     def run(self, function: Callable[[], T]) -> T:
         """Call `function` in a thread of its own that is in this namespace, and wait for it."""
 
