@@ -59,7 +59,8 @@ def _capabilities() -> Finding:
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
         return failed(
-            f"without {' and '.join(missing)}", "run as root; in a pod: securityContext.privileged: true"
+            f"without {' and '.join(missing)}",
+            "run as root; in a pod: securityContext.capabilities.add: [NET_ADMIN, SYS_ADMIN]",
         )
     return ok(" and ".join(_CAPABILITIES))
 

@@ -103,12 +103,14 @@ def policy(
 )
 @click.option(
     "--service-account",
-    default="confidential-containers-system:cloud-api-adaptor",
+    "service_accounts",
+    multiple=True,
+    default=["confidential-containers-system:cloud-api-adaptor"],
     show_default=True,
     metavar="NAMESPACE:NAME",
-    help="The daemon's service account.",
+    help="The daemon's service account; once more for the reaper's (repeatable).",
 )
-def trust(issuer: str, provider_arn: str, service_account: str) -> None:
+def trust(issuer: str, provider_arn: str, service_accounts: tuple[str, ...]) -> None:
     """Print the trust policy of the daemon's role: who may assume it.
 
     \b
@@ -129,11 +131,10 @@ def trust(issuer: str, provider_arn: str, service_account: str) -> None:
             f"{provider_arn!r}; allowed: acs:ram::ACCOUNT:oidc-provider/NAME", param_hint="--provider-arn"
         )
     name = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
-    if not re.fullmatch(f"{name}:{name}", service_account):
-        raise click.BadParameter(
-            f"{service_account!r}; allowed: NAMESPACE:NAME", param_hint="--service-account"
-        )
-    _print(rights.trust(issuer=issuer, provider_arn=provider_arn, service_account=service_account))
+    for account in service_accounts:
+        if not re.fullmatch(f"{name}:{name}", account):
+            raise click.BadParameter(f"{account!r}; allowed: NAMESPACE:NAME", param_hint="--service-account")
+    _print(rights.trust(issuer=issuer, provider_arn=provider_arn, service_accounts=service_accounts))
 
 
 def _print(document: Mapping[str, Any]) -> None:

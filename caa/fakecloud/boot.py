@@ -12,6 +12,7 @@ class Interface:
     address: IPv4Address
     """Its private address."""
     mac: str
+    public_address: IPv4Address | None = None
 
 
 @dataclass(frozen=True)

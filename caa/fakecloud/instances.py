@@ -16,7 +16,7 @@ deleted. Its network interfaces are Attaching until it is powered on.
 import asyncio
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from ipaddress import IPv4Address
 
@@ -252,10 +252,11 @@ class Instances:
     async def _power_on(self, instance: Instance) -> None:
         await self._clock.sleep(self._timings.starting_after)
         interfaces = self.interfaces(instance)
+        primary, *others = (eni.interface for eni in interfaces)
         machine = Machine(
             instance.id,
             instance.order.name,
-            tuple(eni.interface for eni in interfaces),
+            (replace(primary, public_address=instance.public_address), *others),
             instance.order.user_data,
             self._boot_seconds,
         )

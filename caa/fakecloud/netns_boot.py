@@ -63,6 +63,7 @@ class _Plugs:
                 name,
                 route="default" if name == "eth0" else None,
                 dark=self._dark,
+                public=interface.public_address,
             )
             self._ports[name] = interface, port
 

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -38,7 +38,7 @@ from caa.fakecloud.page import Page
 from caa.fakecloud.ram import Ram
 from caa.fakecloud.region import Region
 from caa.fakecloud.server import MAX_HEADER, MAX_REQUEST, ApiServer
-from caa.fakecloud.settings import FakeCloudSettings
+from caa.fakecloud.settings import PUBLIC_ADDRESSES, FakeCloudSettings
 from caa.fakecloud.signature import SignatureVerifier
 from caa.fakecloud.sts import Sts
 from caa.fakecloud.templates import Templates
@@ -53,8 +53,6 @@ log = structlog.get_logger(__name__)
 
 GRACE = 1.0
 """Seconds that calls under way get at the end."""
-PUBLIC_ADDRESSES = IPv4Network("198.18.0.0/15")
-"""Set aside for benchmarks (RFC 2544), so nobody's real address."""
 ROTATE_AT = 0.8
 """Part of a token's lifetime after which the kubelet replaces it."""
 

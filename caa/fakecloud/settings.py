@@ -12,6 +12,8 @@ from caa.fakecloud.timings import Timings
 from caa.fakecloud.vswitches import VSwitch
 
 VPC_CIDR = IPv4Network("10.64.0.0/16")
+PUBLIC_ADDRESSES = IPv4Network("198.18.0.0/15")
+"""Set aside for benchmarks (RFC 2544), so nobody's real address."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,10 @@ class Vpc:
             link.addr("add", index=self._bridge, address=METADATA_ADDRESS, prefixlen=32)
             for index in (1, self._bridge, self._void):
                 link.link("set", index=index, state="up")
+            # Workers reach the machines' public addresses by the gateway.
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+            for name in ("all", "vpc0"):
+                Path(f"/proc/sys/net/ipv4/conf/{name}/send_redirects").write_text("0")
 
     @property
     def _namespace(self) -> Namespace:
@@ -120,6 +124,7 @@ class Vpc:
         *,
         route: str | None = "default",
         dark: bool = False,
+        public: IPv4Address | None = None,
     ) -> str:
         """Give a namespace an interface in the VPC, and return the name of its port. `route` is what it
         reaches through the VPC's gateway. Nothing that is sent to a `dark` one arrives until it is lit up.
@@ -139,6 +144,10 @@ class Vpc:
                     # it looks in a cloud, where the network answers ARP and not the machines.
                     Path(f"/proc/sys/net/ipv4/conf/{interface}/arp_ignore").write_text("1")
                     self._configure(machine, eth, address, route)
+                    if public:
+                        # A cloud translates addresses. Here the machine has it too, apart from its interface.
+                        machine.addr("add", index=1, address=str(public), prefixlen=32)
+                        cloud.route("replace", dst=f"{public}/32", gateway=str(address))
                     # Asking for the link makes the kernel act at once on the carrier that the port has now.
                     # (Its own time for that is up to a second, in which the bridge does not forward.)
                     cloud.link("get", index=index)

@@ -8,10 +8,23 @@ from caa.providers.base import (
     CallObserver,
     CloudCall,
     Holding,
+    InstanceLabels,
     Keep,
     Provider,
+    Reaping,
     Stray,
     VmOrder,
 )
 
-__all__ = ["SANDBOX", "CallObserver", "CloudCall", "Holding", "Keep", "Provider", "Stray", "VmOrder"]
+__all__ = [
+    "SANDBOX",
+    "CallObserver",
+    "CloudCall",
+    "Holding",
+    "InstanceLabels",
+    "Keep",
+    "Provider",
+    "Reaping",
+    "Stray",
+    "VmOrder",
+]

@@ -87,6 +87,29 @@ class Stray:
     """As the cloud tells it."""
 
 
+@dataclass(frozen=True, slots=True)
+class InstanceLabels:
+    """By what an instance can be told from others."""
+
+    name: str
+    tags: Mapping[str, str]
+    """Empty if the right to read them is missing."""
+
+
+class Reaping(Protocol):
+    """What a cloud offers to those who clean up after a node that is gone, with its journal. Both methods may
+    raise the errors of `caa.errors`.
+    """
+
+    async def labels(self, instance_id: str) -> InstanceLabels | None:
+        """None: there is no such instance."""
+
+    async def reap(self, instance_id: str, sandbox: str) -> None:
+        """Remove an instance and, where its sandbox is known, all else that is marked with that. What is gone
+        is no error.
+        """
+
+
 class Provider(Protocol):
     """A cloud. Every method may raise the errors of `caa.errors`."""
 
@@ -112,9 +135,7 @@ class Provider(Protocol):
         """
 
     async def complete(self, holding: Holding) -> None:
-        """See to what else belongs to the instance; takes until it runs, so do it beside other work. As
-        `launch` if it fails.
-        """
+        """See to what can be done only once the instance runs. As `launch` if it fails."""
 
     async def release(self, holding: Holding, keep: Keep) -> None:
         """Remove all that the holding stands for; returns when the cloud has accepted that. What is gone is

@@ -1,6 +1,6 @@
 """Elastic IP addresses, for second interfaces."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from caa.providers.alibabacloud.client import Client
@@ -24,16 +24,21 @@ class Eips:
 
     async def bind(self, eip: str, eni: str) -> None:
         """Returns when the EIP is the ENI's. Raises CaaError."""
+        asked = False
 
         async def step() -> tuple[bool | None, str]:
+            nonlocal asked
+            if not asked:
+                asked = True  # refused or not, the next step looks what came of it
+                await self._call("AssociateEipAddress", eip, InstanceId=eni, InstanceType="NetworkInterface")
+                return None, "asked for"
             status, holder = await self._look(eip)
             if status == "InUse" and holder == eni:
                 return True, ""
-            if status == "Available":
-                await self._call("AssociateEipAddress", eip, InstanceId=eni, InstanceType="NetworkInterface")
+            asked = status != "Available"
             return None, status or "not found"
 
-        await self._converge(step, f"{eip} to be bound to {eni}", eip)
+        await self._converge(step, f"{eip} to be bound to {eni}", eip, jittered(0.5, 3.0))
 
     async def release(self, eip: str) -> None:
         """Returns when the EIP is no longer the account's. Raises CaaError."""
@@ -51,15 +56,18 @@ class Eips:
                 return True, ""
             return None, status
 
-        await self._converge(step, f"{eip} to be released", eip)
+        # An instance on its way out lets go of its interface's EIP only when it is gone.
+        await self._converge(step, f"{eip} to be released", eip, jittered(1.0, 5.0))
 
     async def _converge(
-        self, step: Callable[[], Awaitable[tuple[bool | None, str]]], what: str, eip: str
+        self,
+        step: Callable[[], Awaitable[tuple[bool | None, str]]],
+        what: str,
+        eip: str,
+        pauses: Iterator[float],
     ) -> None:
         with explaining(f" for {eip}"):
-            await persist(
-                step, what=what, timeout=TIMEOUT, pauses=jittered(0.3, 3.0), waiting_for=(Kind.NOT_YET,)
-            )
+            await persist(step, what=what, timeout=TIMEOUT, pauses=pauses, waiting_for=(Kind.NOT_YET,))
 
     async def _look(self, eip: str) -> tuple[str, str]:
         """Its status, and what it is bound to. Empty: there is no such EIP."""

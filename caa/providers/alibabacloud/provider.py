@@ -10,10 +10,10 @@ that gets an EIP is made first: the EIP is bound by the interface's id, which Ru
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -41,10 +41,12 @@ from caa.providers.alibabacloud.retry import jittered, persist
 from caa.providers.alibabacloud.sizes import SIZES
 from caa.providers.alibabacloud.stock import Stock
 from caa.providers.alibabacloud.watch import InstanceWatch
-from caa.providers.base import CallObserver, Holding, Keep, Stray, VmOrder
+from caa.providers.base import CallObserver, Holding, InstanceLabels, Keep, Stray, VmOrder
 from caa.providers.instance_types import Size
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 CHECK_TIMEOUT = 45.0
 """Seconds for each question at startup."""
@@ -330,6 +332,37 @@ class AlibabaCloud:
                 case "EIP" if await self._strays.eips(vpc, AllocationId=stray.id):
                     await self._eips.release(stray.id)
 
+    # After a node that is gone
+
+    async def labels(self, instance_id: str) -> InstanceLabels | None:
+        request = {"InstanceId": instance_id}
+        with explaining(f" for {instance_id}"):
+            try:
+                told = await _answer(self._ecs, "DescribeInstanceAttribute", request)
+            except ApiError as error:
+                if error.kind is Kind.NOT_FOUND:
+                    return None
+                raise
+            tags = await _if_granted(self._strays.tags_of(instance_id), {})
+        return InstanceLabels(str(told.get("InstanceName", "")), tags)
+
+    async def reap(self, instance_id: str, sandbox: str) -> None:
+        await self._instances.delete(instance_id, seen=True)
+        if not sandbox:
+            return
+        with explaining(f" for sandbox {sandbox}"):
+            eips = await _if_granted(self._strays.eips_of(sandbox), {})
+            enis = await _if_granted(self._strays.enis_of(sandbox), [])
+            # ENIs can be listed with a right beyond the published policy only; the one that an EIP is bound
+            # to can be asked about.
+            for eni in set(eips.values()) - {*enis, ""}:
+                if await _if_granted(self._strays.is_eni_of(eni, sandbox), False):
+                    enis.append(eni)
+        for eip in eips:
+            await self._eips.release(eip)
+        for eni in enis:
+            await self._interfaces.delete(eni)
+
     async def _vpc_id(self) -> str:
         """Of this node's pod VMs: nodes of two clusters may have the same name, but not in one VPC."""
         if not self._vpc_known:
@@ -381,6 +414,18 @@ async def _together(*work: Coroutine[Any, Any, Any]) -> list[Any]:
             first = first.exceptions[0]
         raise first from None
     return [task.result() for task in tasks]
+
+
+async def _if_granted(listing: Awaitable[T], otherwise: T) -> T:
+    """What can be listed, or `otherwise` where the right to it is missing: it is beyond the published policy,
+    or the feature that it is about is off."""
+    try:
+        return await listing
+    except ApiError as error:
+        if error.kind is not Kind.DENIED:
+            raise
+        log.debug("nothing listed", action=error.permission, error=str(error))
+        return otherwise
 
 
 async def _answer(client: Client, action: str, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 grant, the checks of what is granted and the documentation are made from this one table.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -58,6 +58,7 @@ RIGHTS = (
         "ecs:CreateNetworkInterface", "makes a VM's second interface", Need.SECOND_INTERFACE, regional=True
     ),
     _right("ecs:DeleteNetworkInterface", "deletes it", Need.SECOND_INTERFACE, regional=True),
+    _right("ecs:DescribeNetworkInterfaceAttribute", "lets the reaper see whose one is", Need.EIP),
     _right("vpc:AllocateEipAddress", "makes a public address for it", Need.EIP),
     _right("vpc:AssociateEipAddress", "gives it to the interface", Need.EIP),
     _right("vpc:DescribeEipAddresses", "waits for that; finds leftovers", Need.EIP),
@@ -174,8 +175,10 @@ def _allow(actions: list[str], resources: str | list[str]) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": actions, "Resource": resources}
 
 
-def trust(*, issuer: str, provider_arn: str, service_account: str = SERVICE_ACCOUNT) -> dict[str, Any]:
-    """The trust policy of a role for `service_account` (NAMESPACE:NAME) of the issuer's cluster."""
+def trust(
+    *, issuer: str, provider_arn: str, service_accounts: Iterable[str] = (SERVICE_ACCOUNT,)
+) -> dict[str, Any]:
+    """The trust policy of a role for the service accounts (NAMESPACE:NAME) of the issuer's cluster."""
     return {
         "Version": "1",
         "Statement": [
@@ -185,7 +188,7 @@ def trust(*, issuer: str, provider_arn: str, service_account: str = SERVICE_ACCO
                     "StringEquals": {
                         "oidc:aud": [AUDIENCE],
                         "oidc:iss": [issuer],
-                        "oidc:sub": [f"system:serviceaccount:{service_account}"],
+                        "oidc:sub": [f"system:serviceaccount:{account}" for account in service_accounts],
                     }
                 },
                 "Effect": "Allow",

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from caa.providers.alibabacloud.client import Client
+from caa.providers.alibabacloud.errors import ApiError, Kind
 from caa.providers.alibabacloud.retry import jittered, persist
 from caa.providers.base import Stray
 
@@ -92,6 +93,46 @@ class Strays:
             if (sandbox := self._marked(each.get("Descritpion") or each.get("Description"), vpc))
         ]
 
+    async def tags_of(self, instance_id: str) -> dict[str, str]:
+        """Empty, too, if lists do not show the instance for want of the right to it. Raises ApiError, as the
+        next three.
+        """
+        ids = f'["{instance_id}"]'
+        async for each in self._pages(
+            self._ecs, "DescribeInstances", "Instances", "Instance", InstanceIds=ids
+        ):
+            if each.get("InstanceId") == instance_id:
+                return {tag["TagKey"]: tag["TagValue"] for tag in (each.get("Tags") or {}).get("Tag", ())}
+        return {}
+
+    async def eips_of(self, sandbox: str) -> dict[str, str]:
+        """The EIPs of a sandbox of any node, and what each is bound to (empty: nothing)."""
+        listed = self._pages(self._vpc, "DescribeEipAddresses", "EipAddresses", "EipAddress")
+        return {
+            str(each["AllocationId"]): str(each.get("InstanceId") or "")
+            async for each in listed
+            if _is_of(sandbox, each.get("Descritpion") or each.get("Description"))
+        }
+
+    async def enis_of(self, sandbox: str) -> list[str]:
+        """The secondary ENIs of a sandbox of any node."""
+        action, outer = "DescribeNetworkInterfaces", "NetworkInterfaceSets"
+        return [
+            str(each["NetworkInterfaceId"])
+            async for each in self._pages(self._ecs, action, outer, "NetworkInterfaceSet")
+            if each.get("Type") != "Primary" and _is_of(sandbox, each.get("Description"))
+        ]
+
+    async def is_eni_of(self, eni: str, sandbox: str) -> bool:
+        request = {"RegionId": self._region, "NetworkInterfaceId": eni}
+        try:
+            told = await self._ecs.call("DescribeNetworkInterfaceAttribute", request)
+        except ApiError as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
+            return False
+        return _is_of(sandbox, told.get("Description"))
+
     def _marked(self, description: object, vpc: str) -> str:
         """The sandbox that an ENI or EIP was made for; empty if it is not this node's."""
         match = _MARK.fullmatch(str(description or ""))
@@ -112,3 +153,8 @@ class Strays:
                 yield each
             if len(listed) < PAGE:
                 return
+
+
+def _is_of(sandbox: str, description: object) -> bool:
+    match = _MARK.fullmatch(str(description or ""))
+    return match is not None and match[3] == sandbox

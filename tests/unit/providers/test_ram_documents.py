@@ -60,6 +60,14 @@ def test_every_action_that_is_called_is_in_the_table() -> None:
     assert {"RunInstances", "DescribeInstances", "AllocateEipAddress"} <= called
 
 
+def test_trust_of_several_accounts() -> None:
+    document = trust(
+        issuer="https://x", provider_arn="acs:ram::1:oidc-provider/x", service_accounts=("a:b", "a:c")
+    )
+    subjects = document["Statement"][0]["Condition"]["StringEquals"]["oidc:sub"]
+    assert subjects == ["system:serviceaccount:a:b", "system:serviceaccount:a:c"]
+
+
 def test_trust() -> None:
     document = trust(issuer="https://oidc.example", provider_arn="acs:ram::1:oidc-provider/x")
     (statement,) = document["Statement"]

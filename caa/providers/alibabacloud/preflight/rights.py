@@ -92,6 +92,7 @@ class RightChecks:
             "vpc:DescribeVSwitchAttributes": region | {"VSwitchId": vswitch},
             "ecs:CreateNetworkInterface": region | {"VSwitchId": f"vsw-{_NOBODY}", "SecurityGroupId": group},
             "ecs:DeleteNetworkInterface": region | {"NetworkInterfaceId": f"eni-{_NOBODY}"},
+            "ecs:DescribeNetworkInterfaceAttribute": region | {"NetworkInterfaceId": f"eni-{_NOBODY}"},
             "vpc:AssociateEipAddress": eip | eni,
             "vpc:UnassociateEipAddress": eip | eni,
             "vpc:ReleaseEipAddress": eip,
