@@ -106,6 +106,18 @@ def _cidrs(text: str) -> tuple[str, ...]:
     return tuple(networks)
 
 
+def _addresses(text: str) -> tuple[str, ...]:
+    import ipaddress  # noqa: PLC0415  as above
+
+    try:
+        addresses = tuple(str(ipaddress.ip_address(item)) for item in _list(text))
+    except ValueError as error:
+        raise ValueError(f"allowed: IP addresses with commas between them; {error}") from None
+    if not addresses:
+        raise ValueError("allowed: one IP address or more, with commas between them")
+    return addresses
+
+
 TlsVersion = Literal["", "VersionTLS12", "VersionTLS13"]
 """As the forwarder's config spells it; "": the default, which is TLS 1.2."""
 
@@ -163,8 +175,9 @@ _POD_VM = "Pod VMs"
 _LOGGING = "Logging"
 _OBSERVING = "Metrics and probes"
 _CLUSTER = "Kubernetes"
+_REAPING = "Reaping"
 
-GROUPS = (_CLOUD, _CREDENTIALS, _POD_VM, _NETWORK, _AGENT, _SOCKETS, _CLUSTER, _LOGGING, _OBSERVING)
+GROUPS = (_CLOUD, _CREDENTIALS, _POD_VM, _NETWORK, _AGENT, _SOCKETS, _CLUSTER, _REAPING, _LOGGING, _OBSERVING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -509,13 +522,95 @@ class Settings:
         "PROBE_PORT",
         "8000",
         _whole(0, 65535),
-        help="Port on 127.0.0.1 for /metrics, /healthz, /readyz and /startup; 0: none.",
+        help="Port for /metrics, /healthz, /readyz and /startup; 0: none.",
+        group=_OBSERVING,
+    )
+    probe_addresses: tuple[str, ...] = _option(
+        "probe-address",
+        "PROBE_ADDRESS",
+        "127.0.0.1",
+        _addresses,
+        help="Addresses of the probe port, comma separated; the node's own lets Prometheus in.",
         group=_OBSERVING,
     )
 
 
+def _as_in_settings(name: str) -> Any:
+    """The daemon's option of that name, for a command of its own."""
+    declared = Settings.__dataclass_fields__[name].metadata["option"]
+    return dataclasses.field(metadata={"option": declared}, repr=not declared.secret)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaperSettings:
+    """Those of `caa reaper`."""
+
+    alibabacloud: AlibabaCloudSettings
+    grace: float = _option(
+        "grace",
+        "REAPER_GRACE",
+        "5m",
+        parse_duration,
+        help="How long a pod has to be gone before its VM is deleted: the time for its node's own daemon.",
+        group=_REAPING,
+    )
+    node_grace: float = _option(
+        "node-grace",
+        "REAPER_NODE_GRACE",
+        "30m",
+        parse_duration,
+        help="How long a node has to be not ready before the VMs of pods that are being deleted there are.",
+        group=_REAPING,
+    )
+    per_minute: int = _option(
+        "per-minute",
+        "REAPER_PER_MINUTE",
+        "10",
+        _whole(1, 1000),
+        help="VMs that are deleted within a minute at the most.",
+        group=_REAPING,
+    )
+    max_share: int = _option(
+        "max-share",
+        "REAPER_MAX_SHARE",
+        "50",
+        _whole(1, 100),
+        help="Percent of all pod VMs that may go within an hour. If it would be more (and more than 10 VMs),"
+        " none is deleted and an operator has to look; 100 lets all go.",
+        group=_REAPING,
+    )
+    dry_run: bool = _option(
+        "dry-run",
+        "REAPER_DRY_RUN",
+        "false",
+        _boolean,
+        help="Only log what would be deleted.",
+        group=_REAPING,
+    )
+    namespace: str = _option(
+        "namespace",
+        "POD_NAMESPACE",
+        help="Namespace of the Lease `caa-reaper`, by which several reapers agree on one; default: the"
+        " service account's.",
+        group=_CLUSTER,
+    )
+    log_level: str = _as_in_settings("log_level")
+    log_format: str = _as_in_settings("log_format")
+    probe_port: int = _as_in_settings("probe_port")
+    probe_addresses: tuple[str, ...] = _as_in_settings("probe_addresses")
+
+
+def reaper_options() -> Iterator[Option]:
+    """Those of `caa reaper`, in the order of declaration."""
+    cloud = {option.flag for option in cloud_options()} | {"vpc-endpoint"}
+    yield from (option for option in options() if option.flag in cloud)
+    for field in dataclasses.fields(ReaperSettings):
+        if "option" in field.metadata:
+            yield field.metadata["option"]
+
+
 def options() -> Iterator[Option]:
-    """Every option, in the order of declaration."""
+    """Every option of the daemon, in the order of declaration."""
     for declaring in (AlibabaCloudSettings, Settings):
         for field in dataclasses.fields(declaring):
             if "option" in field.metadata:
@@ -587,12 +682,29 @@ def load_cloud(flags: Mapping[str, str], environ: Mapping[str, str]) -> AlibabaC
     all others are at their defaults, or empty.
     """
     problems: list[str] = []
-    names = {name for option in cloud_options() for name in option.env}
-    known = {name: text for name, text in environ.items() if name in names}
-    values = _values(AlibabaCloudSettings, flags, known, problems, require=False)
+    values = _cloud_values(cloud_options(), flags, environ, problems)
     if problems:
         raise ConfigError("\n".join(problems))
     return AlibabaCloudSettings(**values)
+
+
+def load_reaper(flags: Mapping[str, str], environ: Mapping[str, str]) -> ReaperSettings:
+    """As `load`, of the `reaper_options`."""
+    problems: list[str] = []
+    cloud = _cloud_values(reaper_options(), flags, environ, problems)
+    reaper = _values(ReaperSettings, flags, environ, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return ReaperSettings(alibabacloud=AlibabaCloudSettings(**cloud), **reaper)
+
+
+def _cloud_values(
+    chosen: Iterator[Option], flags: Mapping[str, str], environ: Mapping[str, str], problems: list[str]
+) -> dict[str, Any]:
+    """Of those options alone."""
+    names = {name for option in chosen for name in option.env}
+    known = {name: text for name, text in environ.items() if name in names}
+    return _values(AlibabaCloudSettings, flags, known, problems, require=False)
 
 
 def _check_together(settings: Settings) -> None:

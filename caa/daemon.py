@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
@@ -18,25 +21,37 @@ from caa.hypervisor import (
     HypervisorService,
     Lifecycle,
     NodeOptions,
+    PeerPods,
     PodVmFiles,
     PodVmInfoService,
     StepObserver,
     TtrpcFace,
 )
+from caa.kubernetes import Capacity, Startup, in_cluster, join
 from caa.metrics import Metrics
 from caa.proto import hypervisor_pb2, podvminfo_pb2
 from caa.providers import CloudCall, Provider
+from caa.redaction import hide_secrets
 from caa.sandbox import Journal, Step
+from caa.ttrpc import CallContext
 from caa.unix_socket import is_served
 
 if TYPE_CHECKING:
     from caa.admin.server import AdminServer
+    from caa.kubernetes import Cluster
     from caa.status_server import StatusServer
+    from caa.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
 
 _GRACE = 20.0
 """Seconds that calls and removals in flight are given at the end. Kubernetes kills a pod after 30."""
+
+_LAST_ANSWERS = 1.0
+"""Seconds after that for callers to be told."""
+
+_LAST_CALLS = 3.0
+"""Seconds for the API server after that, for what is owed of PeerPod objects."""
 
 
 def log_step(sandbox: str, step: Step) -> None:
@@ -44,13 +59,16 @@ def log_step(sandbox: str, step: Step) -> None:
 
 
 def log_call(call: CloudCall) -> None:
-    _log.debug(
+    """What changes something in the cloud, or fails, is for everybody; questions are many."""
+    question = call.outcome == "ok" and call.action.startswith(("Describe", "Get", "List"))
+    _log.log(
+        logging.DEBUG if question else logging.INFO,
         "cloud call",
         action=call.action,
         outcome=call.outcome,
         request_id=call.request_id,
         seconds=round(call.seconds, 3),
-        sandbox=call.sandbox,
+        **({"sandbox": call.sandbox} if call.sandbox else {}),
     )
 
 
@@ -65,7 +83,12 @@ class _Parts:
 
 
 @contextlib.asynccontextmanager
-async def _parts(settings: Settings, on_step: StepObserver) -> AsyncIterator[_Parts]:
+async def _parts(
+    settings: Settings,
+    on_step: StepObserver,
+    cluster: "Cluster | None" = None,
+    tracing: "Tracing | None" = None,
+) -> AsyncIterator[_Parts]:
     async with contextlib.AsyncExitStack() as closing:
         journal = closing.enter_context(Journal(settings.state_dir))
         files = PodVmFiles(settings)
@@ -73,12 +96,16 @@ async def _parts(settings: Settings, on_step: StepObserver) -> AsyncIterator[_Pa
 
         def reached(sandbox: str, step: Step) -> None:
             metrics.on_step(sandbox, step)
+            if tracing:
+                tracing.on_step(sandbox, step)
             on_step(sandbox, step)
             journal.note(sandbox, of_step(step))
 
         def called(call: CloudCall) -> None:
             log_call(call)
             metrics.on_call(call)
+            if tracing:
+                tracing.on_call(call)
             if call.sandbox:
                 journal.note(call.sandbox, of_call(call))
 
@@ -86,7 +113,12 @@ async def _parts(settings: Settings, on_step: StepObserver) -> AsyncIterator[_Pa
 
         provider = AlibabaCloud(settings.alibabacloud, node=settings.node_name, on_call=called)
         closing.push_async_callback(provider.close)
-        lifecycle = Lifecycle(_node_options(settings), journal, provider, files, on_step=reached)
+        peer_pods = PeerPods(journal, cluster)
+        closing.push_async_callback(peer_pods.close, _LAST_CALLS)
+        pull_secrets = cluster.auth_json if cluster else _no_pull_secrets
+        lifecycle = Lifecycle(
+            _node_options(settings), journal, provider, files, peer_pods, pull_secrets, on_step=reached
+        )
         yield _Parts(journal, provider, lifecycle, metrics)
 
 
@@ -96,8 +128,10 @@ async def run(settings: Settings, *, on_step: StepObserver = log_step) -> None:
     Raises StartupError, ConfigError or FailedPreconditionError if it can't start; nothing was changed then.
     """
     async with (
-        _parts(settings, on_step) as parts,
-        _status(settings.probe_port, parts.metrics) as status,
+        _tracing(settings) as tracing,
+        _membership() as cluster,
+        _parts(settings, on_step, cluster, tracing) as parts,
+        _status(settings, parts.metrics) as status,
     ):
         lifecycle, metrics = parts.lifecycle, parts.metrics
         metrics.watch_credentials(parts.provider.credentials_left)
@@ -106,7 +140,8 @@ async def run(settings: Settings, *, on_step: StepObserver = log_step) -> None:
         await parts.provider.check(
             verify=settings.alibabacloud.cloud_config_verify, second_interface=settings.ext_network_via_podvm
         )
-        hypervisor = HypervisorService(lifecycle, on_rpc=metrics.on_rpc)
+        within = tracing.rpc if tracing else _untraced
+        hypervisor = HypervisorService(lifecycle, on_rpc=metrics.on_rpc, within=within)
         services = (
             (hypervisor_pb2.DESCRIPTOR.services_by_name["Hypervisor"], hypervisor),
             (podvminfo_pb2.DESCRIPTOR.services_by_name["PodVMInfo"], PodVmInfoService(lifecycle)),
@@ -119,6 +154,7 @@ async def run(settings: Settings, *, on_step: StepObserver = log_step) -> None:
         from caa.admin.server import AdminServer  # noqa: PLC0415  as above: only what serves needs aiohttp
 
         admin = AdminServer(operator)
+        presence: list[Capacity | Startup] = []
         try:
             await lifecycle.recover()
             faces.append(
@@ -128,6 +164,13 @@ async def run(settings: Settings, *, on_step: StepObserver = log_step) -> None:
                 option = "--grpc-socket (HYPERVISOR_GRPC_ENDPOINT)"
                 faces.append(await _serve(GrpcFace(services), settings.grpc_socket, option))
             await _serve_admin(admin, settings.state_dir / SOCKET)
+            if cluster:
+                startup = Startup(cluster, settings.runtime_class_name)
+                status.waits_for = lambda: startup.waits_for
+                owner = settings.pod_uid or f"caa-{uuid.uuid4()}"
+                presence += startup, Capacity(cluster, settings.peerpods_limit_per_node, owner)
+                for part in presence:
+                    part.start()
             status.ready = True
             _log.info(
                 "serving",
@@ -141,12 +184,31 @@ async def run(settings: Settings, *, on_step: StepObserver = log_step) -> None:
         finally:
             status.ready = False
             _log.info("ending", grace=_GRACE)
-            # Together, since calls in flight end by being cancelled and undone.
-            async with asyncio.TaskGroup() as ending:
-                ending.create_task(lifecycle.close(_GRACE))
-                ending.create_task(admin.close())
-                for face in faces:
-                    ending.create_task(face.close(_GRACE))
+            parts_to_end = admin, *presence
+            try:
+                await _end(lifecycle, faces, parts_to_end, _GRACE)
+            except asyncio.CancelledError:
+                _log.warning("told to end again: what is under way is left to the next daemon")
+                await _end(lifecycle, faces, parts_to_end, 0.0)
+                raise
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+async def _end(
+    lifecycle: Lifecycle, faces: Iterable[TtrpcFace | GrpcFace], others: Iterable[_Closable], grace: float
+) -> None:
+    """Together: faces accept no more from the first moment, and calls in flight end by being cancelled and
+    undone. Their callers can still be told once that is over.
+    """
+    async with asyncio.TaskGroup() as ending:
+        for face in faces:
+            ending.create_task(face.close(grace + _LAST_ANSWERS))
+        ending.create_task(lifecycle.close(grace))
+        for other in others:
+            ending.create_task(other.close())
 
 
 @contextlib.asynccontextmanager
@@ -173,12 +235,53 @@ async def standing_in(settings: Settings, *, on_step: StepObserver) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
-async def _status(port: int, metrics: Metrics) -> AsyncIterator["StatusServer"]:
+async def _tracing(settings: Settings) -> AsyncIterator["Tracing | None"]:
+    """Only where a collector is named, by the variables that OpenTelemetry has for that."""
+    tracing = None
+    named = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT"))
+    if named and os.environ.get("OTEL_TRACES_EXPORTER") != "none":
+        try:
+            from caa.tracing import Tracing  # noqa: PLC0415  the SDK costs time and memory
+
+            tracing = Tracing(settings.node_name)
+        except Exception as error:  # noqa: BLE001  whatever it is, pods don't need it
+            _log.warning("no spans are made", error=hide_secrets(str(error)))
+    try:
+        yield tracing
+    finally:
+        if tracing:
+            await tracing.close()
+
+
+def _untraced(
+    _method: str, _sandbox: str, _context: CallContext
+) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
+@contextlib.asynccontextmanager
+async def _membership() -> AsyncIterator["Cluster | None"]:
+    if not in_cluster(os.environ):
+        yield None
+        return
+    cluster = join(os.environ)
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+async def _no_pull_secrets(_namespace: str, _pod: str) -> None:
+    """Outside of a cluster."""
+
+
+@contextlib.asynccontextmanager
+async def _status(settings: Settings, metrics: Metrics) -> AsyncIterator["StatusServer"]:
     from caa.status_server import StatusServer  # noqa: PLC0415  as above
 
     server = StatusServer(metrics)
-    if port:
-        await server.start(port)
+    if settings.probe_port:
+        await server.start(settings.probe_port, settings.probe_addresses)
     try:
         yield server
     finally:

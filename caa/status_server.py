@@ -1,7 +1,7 @@
-"""HTTP for those who watch the daemon: Prometheus and the kubelet. On loopback only, and read-only."""
+"""HTTP for those who watch the daemon: Prometheus and the kubelet. Read-only; on loopback by default."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -30,18 +30,20 @@ class StatusServer:
         app.router.add_get("/startup", self._show_startup)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=15.0, shutdown_timeout=1.0)
 
-    async def start(self, port: int) -> None:
-        """Raises StartupError if the port can't be had."""
+    async def start(self, port: int, addresses: Iterable[str] = (HOST,)) -> None:
+        """Raises StartupError if the port can't be had at one of the addresses."""
         await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, HOST, port).start()
-        except OSError as error:
-            await self._runner.cleanup()
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise StartupError(
-                f"can't listen on {HOST}:{port} for metrics and probes: {why}; give another port with"
-                " --probe-port (PROBE_PORT), or 0 for none"
-            ) from error
+        for address in addresses:
+            try:
+                await web.TCPSite(self._runner, address, port).start()
+            except OSError as error:
+                await self._runner.cleanup()
+                why = os.strerror(error.errno) if error.errno else str(error)
+                raise StartupError(
+                    f"can't listen on {address}:{port} for metrics and probes: {why}; give another port with"
+                    " --probe-port (PROBE_PORT), 0 for none, or other addresses with --probe-address"
+                    " (PROBE_ADDRESS)"
+                ) from error
 
     @property
     def port(self) -> int:

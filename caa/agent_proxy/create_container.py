@@ -5,11 +5,11 @@ Pure functions, but for the look into the folder of direct volumes.
 
 import base64
 import os.path
-import re
 from pathlib import Path
 from typing import Any
 
 from caa.proto import agent_pb2
+from caa.redaction import HIDDEN, hide_secrets, names_a_secret
 
 DIRECT_VOLUMES = Path("/run/kata-containers/shared/direct-volumes")
 """Where a CSI driver announces a volume that it leaves to the pod VM, by a folder that is named with the
@@ -24,15 +24,7 @@ _GPUS = "io.katacontainers.config.hypervisor.default_gpus"
 _CDI, _ALL_GPUS = "cdi.k8s.io/peer-pods", "nvidia.com/gpu=all"
 _GUEST_PULL = "image_guest_pull"
 
-_HIDDEN = "(hidden)"
 _LONGEST_SHOWN = 256
-_TELLTALE = r"secret|token|passw|passphrase|credential|auth|private|signature|(?:api|access)[-_]?key"
-_SECRET_NAME = rf"[\w.~/-]*(?:{_TELLTALE})[\w.~-]*"
-_SECRETS = (
-    (re.compile(r"(?<=://)[^/\s]+(?=@)"), _HIDDEN),  # https://user:password@host
-    (re.compile(rf"(?i)\b((?:{_SECRET_NAME}|sig)\s*=\s*)[^\s,;&]+"), rf"\1{_HIDDEN}"),  # password=…
-    (re.compile(rf"(?i)\b({_SECRET_NAME}\"?:\s*\")[^\"]*"), rf"\1{_HIDDEN}"),  # "token": "…"
-)
 
 
 def rewrite(request: agent_pb2.CreateContainerRequest, direct_volumes: Path) -> bool:
@@ -82,7 +74,7 @@ def describe(request: agent_pb2.CreateContainerRequest) -> dict[str, Any]:
             for device in request.devices
         ],
         "annotations": {
-            name: _HIDDEN if re.fullmatch(f"(?i){_SECRET_NAME}", name) else redact(value)
+            name: HIDDEN if names_a_secret(name) else redact(value)
             for name, value in request.OCI.Annotations.items()
         },
         "environment": [variable.partition("=")[0] for variable in request.OCI.Process.Env],
@@ -93,6 +85,4 @@ def redact(text: str) -> str:
     """`text` without what looks like a secret; a long text may hold anything, so only its length is told."""
     if len(text) > _LONGEST_SHOWN:
         return f"({len(text)} characters)"
-    for secret, shown in _SECRETS:
-        text = secret.sub(shown, text)
-    return text
+    return hide_secrets(text)

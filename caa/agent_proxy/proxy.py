@@ -47,6 +47,11 @@ class AgentProxy:
             listening.close()
             raise
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a shim is connected."""
+        return self._relay.in_use
+
     async def close(self) -> None:
         """Stop listening, drop the connections, remove the socket. Any number of times, at any point."""
         if self._server is not None:

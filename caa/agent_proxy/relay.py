@@ -30,6 +30,11 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a client is connected."""
+        return bool(self._tasks)
+
     def accept(self) -> Connection:
         return Connection(on_made=self._made)
 

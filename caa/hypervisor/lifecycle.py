@@ -30,12 +30,14 @@ from caa.errors import (
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
 )
 from caa.hypervisor.annotations import PodRequest
+from caa.hypervisor.peer_pods import PeerPods
 from caa.hypervisor.podvm_files import PodVmFiles
 from caa.polling import growing
 from caa.providers import SANDBOX, Holding, Keep, Provider, VmOrder
-from caa.sandbox import RECOVERY, Event, Journal, Recovery, Sandbox, State, Step
+from caa.sandbox import RECOVERY, Debt, Event, Journal, Recovery, Sandbox, State, Step
 from caa.tunnel import PodNetwork, WorkerOptions, read_pod_network, set_up_worker, tear_down_worker
 from caa.unix_socket import MAX_PATH
 
@@ -43,6 +45,9 @@ T = TypeVar("T")
 
 StepObserver = Callable[[str, Step], None]
 """Told the sandbox id and the step that was just reached."""
+
+PullSecrets = Callable[[str, str], Coroutine[Any, Any, bytes | None]]
+"""The auth.json of a pod, given its namespace and name. Takes 2 s at most, and raises nothing."""
 
 AGENT_SOCKET = "agent.ttrpc"
 FORWARDER_CONFIG = "apf.json"
@@ -52,6 +57,9 @@ _log = structlog.get_logger(__name__)
 _PATIENCE = 15.0
 """Seconds that a caller waits for a take-down that does not get done, before it goes on without him.
 Shims give a call 60 s or more; StopVM must not hold a pod up for a cloud that refuses."""
+
+_LOOK_EVERY, _ABANDONED_AFTER = 30.0, 120.0
+"""Seconds: between looks for running sandboxes that nobody will stop, and for how long one looks like it."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -102,6 +110,8 @@ class Lifecycle:
         journal: Journal,
         provider: Provider,
         files: PodVmFiles,
+        peer_pods: PeerPods,
+        pull_secrets: PullSecrets,
         *,
         on_step: StepObserver,
     ) -> None:
@@ -109,6 +119,8 @@ class Lifecycle:
         self._journal = journal
         self._provider = provider
         self._files = files
+        self._peer_pods = peer_pods
+        self._pull_secrets = pull_secrets
         self._on_step = on_step
         self._entries: dict[str, _Entry] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -128,6 +140,7 @@ class Lifecycle:
                 f"{sandbox_id[:200]!r} is not a sandbox id: 1 to 128 letters, digits, '_', '.' and '-',"
                 " without '..'"
             )
+        self._refuse_at_the_end()
         if sandbox_id in self._entries:
             raise AlreadyExistsError(
                 f"sandbox {sandbox_id} exists{self._condition(self._entries[sandbox_id])}"
@@ -154,6 +167,7 @@ class Lifecycle:
             raise NotFoundError(
                 f"there is no sandbox {sandbox_id}: CreateVM comes first, also after a StartVM that failed"
             )
+        self._refuse_at_the_end()
         if entry.work is None and entry.sandbox is not None:
             if entry.sandbox.state is State.RUNNING:
                 return
@@ -197,11 +211,18 @@ class Lifecycle:
 
         async with self._instance_known:
             if wait:
-                await self._instance_known.wait_for(instance)
+                await self._instance_known.wait_for(lambda: instance() or self._closing.is_set())
             found = instance()
+        if wait and not found:
+            self._refuse_at_the_end()
         if not found:
             raise NotFoundError(f"pod {namespace}/{pod} has no instance on this node")
         return found
+
+    def names(self, sandbox_id: str) -> dict[str, str]:
+        """What is known of a sandbox, as the fields of a log line about it: see `caa.logs`."""
+        entry = self._entries.get(sandbox_id)
+        return _names_of(entry) if entry else {"sandbox": sandbox_id[:200]}
 
     # Restart and end
 
@@ -209,6 +230,8 @@ class Lifecycle:
         """Take up what an earlier daemon left: running sandboxes listen again when this returns; what was
         half made or half gone is being removed from then on.
         """
+        await self._peer_pods.recover()
+        self._spawn(self._look_for_abandoned())
         for sandbox in self._journal.read():
             entry = self._entries[sandbox.id] = _entry_of(sandbox)
             recovery = RECOVERY[sandbox.state]
@@ -228,6 +251,7 @@ class Lifecycle:
 
     async def _resume(self, entry: _Entry, sandbox: Sandbox) -> None:
         """A sandbox that ran goes on running, whatever of its worker's end has to be made again."""
+        await self._put_claimed(entry, sandbox)  # one of an earlier version had no PeerPod object
         try:
             entry.proxy = self._new_proxy(sandbox)
             await entry.proxy.listen()
@@ -235,39 +259,64 @@ class Lifecycle:
         except (CaaError, OSError) as error:
             _log.error("a running sandbox could not be taken up whole", **_names(sandbox), error=str(error))
 
+    async def _look_for_abandoned(self) -> None:
+        """Take down what runs for a pod that is gone. A shim does not dial its agent again: when an earlier
+        daemon's end cuts its connection it gives the pod up, and asks for the VM's end only once, perhaps
+        while there is nobody to hear it.
+        """
+        since: dict[str, float] = {}
+        while not self._closing.is_set():
+            now = time.monotonic()
+            abandoned = {entry.id: entry for entry in self._entries.values() if _looks_abandoned(entry)}
+            since = {each: since.get(each, now) for each in abandoned}
+            for sandbox_id, entry in abandoned.items():
+                if now - since[sandbox_id] >= _ABANDONED_AFTER:
+                    _log.warning("a pod is gone, and its VM is taken down", **_names(entry.known))
+                    self._begin_take_down(entry, "its pod was gone, and nobody had asked for its end")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY):
+                    await self._closing.wait()
+
     async def close(self, grace: float) -> None:
         """Cancel and undo what is being made, and give that and other removals `grace` seconds. Running
         sandboxes stay as they are, for the next daemon; their agent sockets close.
         """
         self._closing.set()
+        async with self._instance_known:
+            self._instance_known.notify_all()
         for entry in self._entries.values():
             if entry.work is not None:
                 entry.work.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace)
+        deadline = time.monotonic() + grace
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
         for entry in self._entries.values():
+            if entry.take_down is not None:
+                _log.info("removal is left to the next daemon", **_names_of(entry))
             if entry.proxy is not None:
                 await entry.proxy.close()
 
     # Creating
 
     async def _create(self, entry: _Entry, pod: PodRequest, netns: str) -> Path:
-        network = await read_pod_network(
-            netns,
-            WorkerOptions(
-                host_interface=self._options.host_interface,
-                vxlan_port=self._options.vxlan_port,
-                vxlan_id=self._options.vxlan_min_id + entry.slot,
-                index=entry.slot,
-                pod_subnet_cidrs=self._options.pod_subnet_cidrs,
-                external_net_via_pod_vm=self._options.external_net_via_pod_vm,
-            ),
-        )
-        vm = self._files.make(entry.id, pod, network)
+        async with asyncio.TaskGroup() as side_by_side:
+            secrets = side_by_side.create_task(self._pull_secrets(pod.namespace, pod.name))
+            network = await read_pod_network(
+                netns,
+                WorkerOptions(
+                    host_interface=self._options.host_interface,
+                    vxlan_port=self._options.vxlan_port,
+                    vxlan_id=self._options.vxlan_min_id + entry.slot,
+                    index=entry.slot,
+                    pod_subnet_cidrs=self._options.pod_subnet_cidrs,
+                    external_net_via_pod_vm=self._options.external_net_via_pod_vm,
+                ),
+            )
+        vm = self._files.make(entry.id, pod, network, secrets.result())
         holding = self._provider.plan(
             VmOrder(
                 sandbox_id=entry.id,
@@ -295,6 +344,7 @@ class Lifecycle:
             state=State.CREATING,
             network=network.model_dump(mode="json", by_alias=True),
             holding=holding,
+            pod_uid=pod.uid,
         )
         await self._record(entry, sandbox, Step.CREATE_INTENDED)
         folder = self._folder(entry.id)
@@ -311,7 +361,9 @@ class Lifecycle:
 
         instance_id = await self._provider.launch(sandbox.holding, self._keeper(entry))
         self._reached(entry.id, Step.LAUNCHED)
-        await self._learn(entry, Step.LAUNCH_RECORDED, instance_id=instance_id)
+        await self._put_claimed(entry, entry.known.learn(instance_id=instance_id))
+        _speak_for(entry)  # which has an instance now
+        self._reached(entry.id, Step.LAUNCH_RECORDED)
         async with self._instance_known:
             self._instance_known.notify_all()
 
@@ -322,9 +374,9 @@ class Lifecycle:
 
         entry.proxy = proxy = self._new_proxy(sandbox)
         async with asyncio.TaskGroup() as side_by_side:
-            side_by_side.create_task(self._provider.complete(sandbox.holding))
             side_by_side.create_task(self._join(sandbox))
             side_by_side.create_task(self._reach_agent(sandbox, proxy))
+        await self._provider.complete(sandbox.holding)
         await proxy.listen()
         self._reached(entry.id, Step.SOCKET_LISTENING)
         await self._record(entry, sandbox.move(State.RUNNING), Step.RUNNING_RECORDED)
@@ -378,7 +430,9 @@ class Lifecycle:
             ):
                 side_by_side.create_task(self._remove(entry, sandbox, what, remove, step))
         await self._remove(entry, sandbox, "folder", self._remove_folder, Step.FOLDER_REMOVED)
-        await self._insist(entry, "journal", lambda: self._journal.forget(entry.id))
+        owing = self._peer_pods.disclaimed(entry.known)
+        await self._insist(entry, "journal", lambda: self._journal.forget(entry.id, owing))
+        self._peer_pods.settle(owing)
         del self._entries[entry.id]
         self._reached(entry.id, Step.FORGOTTEN)
 
@@ -497,16 +551,27 @@ class Lifecycle:
 
         return keep
 
-    async def _put(self, entry: _Entry, sandbox: Sandbox) -> None:
+    async def _put(self, entry: _Entry, sandbox: Sandbox, owing: Debt | None = None) -> None:
         """In memory first: if the write is cut short, the take-down still knows what happened."""
         entry.sandbox = sandbox
-        await self._journal.put(sandbox)
+        await self._journal.put(sandbox, owing)
+
+    async def _put_claimed(self, entry: _Entry, sandbox: Sandbox) -> None:
+        """Put it, with the PeerPod object that it owes the cluster now that its instance is known."""
+        sandbox, owing = self._peer_pods.claimed(sandbox)
+        if sandbox is not entry.sandbox:
+            await self._put(entry, sandbox, owing)
+            self._peer_pods.settle(owing)
 
     def _reached(self, sandbox_id: str, step: Step) -> None:
         self._on_step(sandbox_id, step)
 
     def _note_error(self, entry: _Entry, error: str, **details: str) -> None:
         self._journal.note(entry.id, Event(time.time(), "error", error, details))
+
+    def _refuse_at_the_end(self) -> None:
+        if self._closing.is_set():
+            raise UnavailableError("the daemon is ending; the next one takes such calls")
 
     def _folder(self, sandbox_id: str) -> Path:
         return self._options.pods_dir / sandbox_id
@@ -553,11 +618,23 @@ def _reason(error: BaseException) -> CaaError:
 def _speak_for(entry: _Entry) -> None:
     """From here on, this task's log lines and calls to the cloud name the sandbox."""
     SANDBOX.set(entry.id)
-    structlog.contextvars.bind_contextvars(sandbox=entry.id, pod="/".join(entry.pod))
+    structlog.contextvars.bind_contextvars(**_names_of(entry))
 
 
 def _entry_of(sandbox: Sandbox) -> _Entry:
     return _Entry(sandbox.id, sandbox.slot, (sandbox.pod_namespace, sandbox.pod_name), sandbox)
+
+
+def _names_of(entry: _Entry) -> dict[str, str]:
+    return _names(entry.sandbox) if entry.sandbox else {"sandbox": entry.id, "pod": "/".join(entry.pod)}
+
+
+def _looks_abandoned(entry: _Entry) -> bool:
+    """Whether it runs, but its pod's network namespace is gone and no shim is connected."""
+    running = entry.sandbox is not None and entry.sandbox.state is State.RUNNING
+    if not running or entry.take_down is not None or (entry.proxy and entry.proxy.in_use):
+        return False
+    return not Path(entry.known.netns).exists()
 
 
 def _names(sandbox: Sandbox) -> dict[str, str]:

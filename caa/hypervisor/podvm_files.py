@@ -1,7 +1,10 @@
 """What goes into a pod's VM, made from the settings, the pod's request and its network."""
 
+import functools
 import ssl
 from dataclasses import dataclass, field
+
+import structlog
 
 from caa.agent_proxy import Forwarder
 from caa.config import Settings
@@ -18,6 +21,8 @@ from caa.podvm import (
     read_pem,
 )
 from caa.tunnel import PodNetwork
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,13 @@ class PodVmFiles:
             earlier_tls=self._earlier_tls,
         )
 
-    def make(self, sandbox_id: str, pod: PodRequest, network: PodNetwork) -> VmFiles:
-        """Raises InvalidArgumentError for initdata that is none, or for user data that is too large."""
+    def make(
+        self, sandbox_id: str, pod: PodRequest, network: PodNetwork, auth_json: bytes | None = None
+    ) -> VmFiles:
+        """`auth_json` has the pod's image pull secrets; they are left out where there is no room.
+
+        Raises InvalidArgumentError for initdata that is none, or for user data that is too large.
+        """
         name = instance_name(pod.name, sandbox_id)
         certificate, key = self._authority.issue(name) if self._authority else ("", "")
         config = ForwarderConfig(
@@ -86,16 +96,19 @@ class PodVmFiles:
             tls_min_version=self._settings.tls_min_version,
             tls_cipher_suites=self._settings.tls_cipher_suites,
         ).to_json()
-        return VmFiles(
-            name,
+        user_data = functools.partial(
+            build_user_data,
             config,
-            build_user_data(
-                config,
-                podvm_version=self._settings.podvm_version,
-                initdata=self._initdata_of(pod),
-                scratch_space=self._settings.enable_scratch_space,
-            ),
+            podvm_version=self._settings.podvm_version,
+            initdata=self._initdata_of(pod),
+            scratch_space=self._settings.enable_scratch_space,
         )
+        if auth_json:
+            try:
+                return VmFiles(name, config, user_data(auth_json=auth_json.decode()))
+            except InvalidArgumentError as error:
+                _log.warning("pull secrets left out of the user data", error=str(error))
+        return VmFiles(name, config, user_data())
 
     def _initdata_of(self, pod: PodRequest) -> bytes:
         if not pod.initdata:

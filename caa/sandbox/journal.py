@@ -24,7 +24,8 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from caa.errors import NotFoundError, StartupError
-from caa.sandbox import history
+from caa.sandbox import debts, history
+from caa.sandbox.debts import Debt
 from caa.sandbox.history import Event, Life
 from caa.sandbox.record import Sandbox
 from caa.sandbox.schema import prepare, unreadable
@@ -114,8 +115,8 @@ class Journal:
                 raise unreadable(sandbox_id, error) from error
         return sandboxes
 
-    async def put(self, sandbox: Sandbox) -> None:
-        """Write the record; it is on disk when this returns."""
+    async def put(self, sandbox: Sandbox, owing: Debt | None = None) -> None:
+        """Write the record, and what is owed from now on; it is on disk when this returns."""
         now = time.time()
 
         def work(database: sqlite3.Connection) -> None:
@@ -125,18 +126,35 @@ class Journal:
                 (sandbox.id, sandbox.slot, sandbox.to_json()),
             )
             history.note_state(database, sandbox, now)
+            if owing:
+                debts.owe(database, owing)
 
         await self._do(work)
 
-    async def forget(self, sandbox_id: str) -> None:
-        """Remove the record; what an operator may ask of it later goes to the past ones."""
+    async def forget(self, sandbox_id: str, owing: Debt | None = None) -> None:
+        """Remove the record; what an operator may ask of it later goes to the past ones, and what it leaves
+        owed stays.
+        """
         now = time.time()
 
         def work(database: sqlite3.Connection) -> None:
             history.note_end(database, sandbox_id, now)
             database.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
+            if owing:
+                debts.owe(database, owing)
 
         await self._do(work)
+
+    async def debts(self) -> list[Debt]:
+        """All that is owed. Raises StartupError if it can't be read."""
+        try:
+            return await self._do(debts.owed)
+        except ValueError as error:
+            raise StartupError(f"the journal's list of debts can't be read: {error!r}") from error
+
+    async def paid(self, debt: Debt) -> None:
+        """Strike it out, unless another has taken its place."""
+        await self._do(lambda database: debts.pay(database, debt))
 
     def note(self, sandbox_id: str, event: Event) -> None:
         """Add to the sandbox's timeline, from any thread. Never waits and never fails: it is written with the

@@ -32,6 +32,10 @@ class Sandbox:
     addresses: tuple[str, ...] = ()
     error: str = ""
     """Why it is being taken down, if not by StopVM."""
+    pod_uid: str = ""
+    """Empty: not known."""
+    peer_pod: str = ""
+    """Name of its PeerPod object, or of the one to be; empty: none."""
 
     def move(self, state: State, **changes: Any) -> Self:
         """The record in another state. Raises ValueError for a move that the table does not have."""

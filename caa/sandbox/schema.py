@@ -61,7 +61,19 @@ def _with_holding(record: dict[str, Any]) -> None:
     }
 
 
-_STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType({1: _records, 2: _history})
+def _debts(database: sqlite3.Connection) -> None:
+    database.execute("""
+        CREATE TABLE debts (
+            namespace TEXT NOT NULL,
+            name      TEXT NOT NULL,
+            record    TEXT NOT NULL,
+            PRIMARY KEY (namespace, name)
+        ) STRICT, WITHOUT ROWID""")
+
+
+_STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType(
+    {1: _records, 2: _history, 3: _debts}
+)
 """By format, what makes it out of the one before. Never changed once it was released: a new one is added."""
 
 SCHEMA_VERSION = max(_STEPS)

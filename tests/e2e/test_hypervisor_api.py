@@ -281,3 +281,19 @@ async def instances(node: "Node", number: int) -> None:
         return len(node.instance_ids) == number or None, f"{len(node.instance_ids)} instances"
 
     await poll(counted, what=f"{number} instances", pauses=growing(0.01, 1.2, 0.1), timeout=30)
+
+
+async def test_a_pod_with_all_addresses_there_are(node: "Node") -> None:
+    """Its VM is reached by a public address, and has a second interface with one of its own."""
+    netns, _ = await node.worker.add_pod("web")
+    async with node.daemon_with("--use-public-ip", "--ext-network-via-podvm"), node.shim() as shim:
+        await shim.create_vm(pod="web", namespace="default", netns=netns)
+        await shim.start_vm()
+        (eip,) = node.cloud.eips
+        (instance,) = node.cloud.instances
+        assert eip.status == "InUse"
+        assert eip.eni
+        assert (eip.eni.instance, eip.eni.primary) == (instance.id, False)
+        await shim.create_sandbox()
+        await shim.stop_vm()
+        await node.nothing_is_left("web")

@@ -24,8 +24,8 @@ LAUNCH = (
     "AllocateEipAddress",
     "RunInstances",
     "DescribeInstanceAttribute",
-    "DescribeEipAddresses",
     "AssociateEipAddress",
+    "DescribeEipAddresses",
 )
 RELEASE = (
     "DeleteInstance",
@@ -78,7 +78,6 @@ async def quietly(call: asyncio.Future[None] | asyncio.Task[None]) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("actions", [LAUNCH, RELEASE], ids=["launch", "release"])
 async def test_nothing_is_left(node: "Node", actions: tuple[str, ...], when: str) -> None:
-    # Nobody answers at a local cloud's public addresses: these pods are on their way until they are stopped.
     flags = ("--use-public-ip", "--ext-network-via-podvm")
     hanging = Hanging(node, when)
     async with node.daemon_with(*flags) as daemon:

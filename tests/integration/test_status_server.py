@@ -47,6 +47,18 @@ async def test_health_is_told_from_readiness(watched: Watched) -> None:
     assert (await watched.get("/readyz"))[0] == 200
 
 
+async def test_startup_is_readiness_and_what_else_is_waited_for(watched: Watched) -> None:
+    assert (await watched.get("/startup"))[0] == 503
+    watched.server.ready = True
+    assert (await watched.get("/startup"))[0] == 200
+    watched.server.waits_for = lambda: "not Ready: default/web"
+    status, _, text = await watched.get("/startup")
+    assert (status, text) == (503, "not Ready: default/web\n")
+    assert (await watched.get("/readyz"))[0] == 200
+    watched.server.waits_for = str
+    assert (await watched.get("/startup"))[0] == 200
+
+
 async def test_it_only_tells(watched: Watched) -> None:
     assert (await watched.get("/metrics", "POST"))[0] == 405
     assert (await watched.get("/"))[0] == 404
@@ -54,6 +66,20 @@ async def test_it_only_tells(watched: Watched) -> None:
 
 async def test_only_this_machine_is_told(watched: Watched) -> None:
     assert [address[0] for address in watched.server._runner.addresses] == ["127.0.0.1"]
+
+
+async def test_others_are_told_where_it_is_said_so() -> None:
+    server = StatusServer(Metrics())
+    await server.start(0, ("127.0.0.1", "127.0.0.2"))
+    try:
+        assert [address[0] for address in server._runner.addresses] == ["127.0.0.1", "127.0.0.2"]
+    finally:
+        await server.close()
+
+
+async def test_an_address_that_is_not_ours_is_named_with_the_remedy() -> None:
+    with pytest.raises(StartupError, match=r"192\.0\.2\.1:.*--probe-address \(PROBE_ADDRESS\)"):
+        await StatusServer(Metrics()).start(0, ("127.0.0.1", "192.0.2.1"))
 
 
 async def test_a_port_that_is_taken_is_named_with_the_remedy(watched: Watched) -> None:

@@ -39,6 +39,7 @@ CONTRACT = {
     "log-level": ("LOG_LEVEL", "info"),
     "log-format": ("LOG_FORMAT", ""),
     "probe-port": ("PROBE_PORT", "8000"),
+    "probe-address": ("PROBE_ADDRESS", "127.0.0.1"),
     "alibabacloud-access-key-id": ("ALIBABACLOUD_ACCESS_KEY_ID", ""),
     "alibabacloud-secret-access-key": ("ALIBABACLOUD_ACCESS_KEY_SECRET", ""),
     "alibabacloud-security-token": ("ALIBABACLOUD_SECURITY_TOKEN", ""),
@@ -104,6 +105,7 @@ def test_lists_and_pairs() -> None:
     ).alibabacloud
     assert cloud.security_group_ids == ("sg-1", "sg-2")
     assert cloud.tags == {"team": "ml", "cost": "a=b"}
+    assert load({**REQUIRED, "probe-address": "127.0.0.1, ::1"}, {}).probe_addresses == ("127.0.0.1", "::1")
 
 
 def test_all_problems_are_told_together() -> None:
@@ -119,6 +121,12 @@ def test_all_problems_are_told_together() -> None:
         "LOG_LEVEL='loud' is not valid; allowed: debug, info, warning, error",
     ):
         assert part in told
+
+
+@pytest.mark.parametrize("text", ["localhost", "127.0.0.1:8000", ","])
+def test_the_port_is_opened_on_addresses_only(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"PROBE_ADDRESS=.* is not valid; allowed: .*IP address"):
+        load(REQUIRED, {"PROBE_ADDRESS": text})
 
 
 @pytest.mark.parametrize(

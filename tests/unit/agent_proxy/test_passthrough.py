@@ -259,3 +259,30 @@ def test_an_error_becomes_a_response() -> None:
     assert frame[:3] == (5, FrameType.RESPONSE, 0)
     status = ttrpc_pb2.Response.FromString(frame.data).status
     assert (status.code, status.message) == (Code.INVALID_ARGUMENT, "not so")
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=4))
+def test_trace_context_reaches_the_agent_whether_its_request_is_opened_or_not(cuts: list[int]) -> None:
+    """Through the worker's end and the VM's, which both change the request."""
+    sent = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1,b=2"}
+    stream = b""
+    for stream_id, method in enumerate(("StartContainer", METHOD)):
+        request = ttrpc_pb2.Request(service=SERVICE, method=method, timeout_nano=60_000_000_000)
+        for key, value in sent.items():
+            request.metadata.add(key=key, value=value)
+        stream += encode_frame(Frame(2 * stream_id + 1, FrameType.REQUEST, 0, request.SerializeToString()))
+    for end in ("worker", "VM"):
+        pieces = feed_all(stream, cuts)
+        opened = [piece for piece in pieces if isinstance(piece, CreateContainer)]
+        assert len(opened) == 1
+        opened[0].request.OCI.Annotations[end] = "was here"
+        stream = b"".join(piece.encode() if isinstance(piece, CreateContainer) else piece for piece in pieces)
+    decoder = FrameDecoder()
+    decoder.feed(stream)
+    received = [ttrpc_pb2.Request.FromString(frame.data) for frame in decoder if isinstance(frame, Frame)]
+    assert [request.method for request in received] == ["StartContainer", METHOD]
+    for request in received:
+        assert {pair.key: pair.value for pair in request.metadata} == sent
+        assert request.timeout_nano == 60_000_000_000
+    annotations = agent_pb2.CreateContainerRequest.FromString(received[1].payload).OCI.Annotations
+    assert set(annotations) == {"worker", "VM"}

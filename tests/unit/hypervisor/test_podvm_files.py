@@ -1,12 +1,14 @@
 import base64
 import gzip
 import json
+import os
 import ssl
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from caa.config import Settings, load
 from caa.errors import ConfigError, InvalidArgumentError
@@ -112,3 +114,22 @@ def test_initdata_that_is_none_is_named(tmp_path: Path) -> None:
         PodVmFiles(settings(tmp_path, initdata="%%%"))
     with pytest.raises(InvalidArgumentError, match="cc_init_data"):
         PodVmFiles(settings(tmp_path)).make("s1", pod(cc_init_data="= nothing"), NETWORK)
+
+
+def test_pull_secrets_go_into_the_user_data_alone(tmp_path: Path) -> None:
+    files = PodVmFiles(settings(tmp_path))
+    vm = files.make("s1", pod(), NETWORK, b'{"auths":{}}')
+    assert written(vm.user_data)["/run/peerpod/auth.json"] == '{"auths":{}}'
+    assert "auths" not in vm.forwarder_config
+    assert "/run/peerpod/auth.json" not in written(files.make("s1", pod(), NETWORK).user_data)
+
+
+def test_pull_secrets_for_which_there_is_no_room_do_not_stop_the_pod(tmp_path: Path) -> None:
+    noise = base64.b64encode(os.urandom(14_000)).decode()
+    initdata = f'algorithm = "sha256"\nversion = "0.1.0"\n\n[data]\n"aa.toml" = "{noise}"\n'
+    files = PodVmFiles(settings(tmp_path))
+    with capture_logs() as told:
+        vm = files.make("s1", pod(cc_init_data=initdata), NETWORK, b'{"auths":"' + b"x" * 12_000 + b'"}')
+    assert "/run/peerpod/auth.json" not in written(vm.user_data)
+    assert [line["log_level"] for line in told] == ["warning"]
+    assert "xxx" not in str(told)

@@ -23,6 +23,9 @@ class Outcomes:
         assert seconds >= 0
         self.told.append((method, code))
 
+    def names(self, sandbox_id: str) -> dict[str, str]:
+        return {"sandbox": sandbox_id}
+
     async def start(self, _sandbox_id: str) -> None:
         if self.ends:
             raise self.ends
