@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from caa.cli import check, daemon, image, local, operate, podvm, ram  # noqa: F401  each adds its commands
+from caa.cli import check, daemon, image, local, operate, podvm, ram, reaper  # noqa: F401  each adds its commands
 from caa.cli.group import cli
 from caa.errors import CaaError, ConfigError
 

@@ -13,16 +13,18 @@ from caa.config import (
     GROUPS,
     AlibabaCloudSettings,
     Option,
+    ReaperSettings,
     Settings,
     load,
     load_cloud,
+    load_reaper,
     options,
     parse_duration,
 )
 
 
-def until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; SIGINT and SIGTERM cancel it, and it ends in its own time."""
+def until_signal(work: Coroutine[Any, Any, None], on_hangup: Callable[[], None] | None = None) -> None:
+    """Run `work`; SIGINT and SIGTERM cancel it, and it ends in its own time. SIGHUP calls `on_hangup`."""
     import uvloop  # noqa: PLC0415  slow to import, see `caa/cli/__init__.py`
 
     async def supervised() -> bool:
@@ -30,6 +32,8 @@ def until_signal(work: Coroutine[Any, Any, None]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
+        if on_hangup is not None:
+            loop.add_signal_handler(signal.SIGHUP, on_hangup)
         await asyncio.wait([task])
         if task.cancelled():
             return False
@@ -122,6 +126,13 @@ def settings_of(flags: Mapping[str, str]) -> Settings:
 def cloud_settings_of(flags: Mapping[str, str]) -> AlibabaCloudSettings:
     """As `settings_of`, of the `cloud_options` alone."""
     settings = load_cloud(flags, os.environ)
+    _hide_secrets(flags)
+    return settings
+
+
+def reaper_settings_of(flags: Mapping[str, str]) -> ReaperSettings:
+    """As `settings_of`, of the `reaper_options`."""
+    settings = load_reaper(flags, os.environ)
     _hide_secrets(flags)
     return settings
 
