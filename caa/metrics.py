@@ -4,14 +4,12 @@ A `Metrics` is told what happens: its methods `on_…` are observers. It has a r
 daemons in one process, as in tests, don't add up.
 """
 
-import functools
 import re
 import time
 from collections import Counter as Counting
 from collections.abc import Callable, Iterator, Mapping
-from typing import Concatenate, NamedTuple, ParamSpec
+from typing import NamedTuple
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -25,12 +23,9 @@ from prometheus_client.core import GaugeMetricFamily
 
 from caa import __version__
 from caa.errors import Code
+from caa.observers import never_raises
 from caa.providers import CloudCall
 from caa.sandbox import State, Step
-
-_log = structlog.get_logger(__name__)
-
-_P = ParamSpec("_P")
 
 # Else each counter has another series, that tells when it began.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's own annotation is missing
@@ -85,21 +80,6 @@ _PASSING = {
 """Outcomes after which a request is repeated, by the reason: what the provider takes for passing."""
 
 
-def _never_raises(
-    observe: Callable[Concatenate["Metrics", _P], None],
-) -> Callable[Concatenate["Metrics", _P], None]:
-    """Whoever is observed has better things to do than to handle a fault of ours."""
-
-    @functools.wraps(observe)
-    def observed(self: "Metrics", /, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
-            observe(self, *args, **kwargs)
-        except Exception:  # noqa: BLE001  see above
-            _log.exception("something was not counted", observer=observe.__name__)
-
-    return observed
-
-
 class Metrics:
     """The registry and what feeds it."""
 
@@ -147,7 +127,7 @@ class Metrics:
         for phase in PHASES:
             self._phase_seconds.labels(phase.name)
 
-    @_never_raises
+    @never_raises
     def on_step(self, sandbox: str, step: Step) -> None:
         now = time.monotonic()
         reached = self._reached.setdefault(sandbox, {})
@@ -162,12 +142,12 @@ class Metrics:
         elif step is Step.FORGOTTEN:
             self._states.pop(sandbox, None)
 
-    @_never_raises
+    @never_raises
     def found(self, sandbox: str, state: State) -> None:
         """A sandbox that an earlier daemon left: its steps so far were told to that one."""
         self._states[sandbox] = state
 
-    @_never_raises
+    @never_raises
     def on_call(self, call: CloudCall) -> None:
         self._calls.labels(call.action, self._bounded(call.outcome)).inc()
         self._call_seconds.labels(call.action).observe(call.seconds)
@@ -175,7 +155,7 @@ class Metrics:
         if reason:
             self._retries.labels(call.action, reason).inc()
 
-    @_never_raises
+    @never_raises
     def on_rpc(self, method: str, code: Code, seconds: float) -> None:
         self._rpcs.labels(method, code.name).inc()
         self._rpc_seconds.labels(method).observe(seconds)

@@ -87,8 +87,7 @@ class AdminServer:
             raise InvalidArgumentError('the body is not like {"level": "debug"}') from None
         if level not in logs.LEVELS:
             raise InvalidArgumentError(f"{level!r} is not a log level; allowed: {', '.join(logs.LEVELS)}")
-        logs.set_level(level)
-        _log.warning("log level changed by an operator", level=level)
+        logs.change_level(level, by="an operator")
         return web.json_response({"level": level})
 
 

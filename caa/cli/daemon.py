@@ -23,4 +23,4 @@ def alibabacloud(flags: Mapping[str, str]) -> None:
     from caa import daemon, logs  # noqa: PLC0415  see the docstring of `caa/cli/__init__.py`
 
     logs.configure(settings.log_level, settings.log_format)
-    until_signal(daemon.run(settings))
+    until_signal(daemon.run(settings), on_hangup=logs.toggle_debug)

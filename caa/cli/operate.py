@@ -32,13 +32,18 @@ _SETTINGS_MATTER = (
 )
 
 
+def _place(flag: str) -> Callable[[Command], Command]:
+    """One of the folders of the daemon that is asked about."""
+    option = next(option for option in options() if option.flag == flag)
+    told = f"{option.help}  [env: {', '.join(option.env)}; default: {option.default}]"
+    return click.option(f"--{flag}", default="", help=told)
+
+
+_state_dir = _place("state-dir")
+
+
 def _places(command: Command) -> Command:
-    """The folders of the daemon that is asked about."""
-    for flag in ("pods-dir", "state-dir"):
-        option = next(option for option in options() if option.flag == flag)
-        told = f"{option.help}  [env: {', '.join(option.env)}; default: {option.default}]"
-        click.option(f"--{flag}", default="", help=told)(command)
-    return command
+    return _state_dir(_place("pods-dir")(command))
 
 
 def _output(command: Command) -> Command:
@@ -192,6 +197,19 @@ def gc(flags: Mapping[str, str], dry_run: bool, output: str) -> None:
         click.echo(f"caa: only the journal was looked at, not the cloud: {found.unseen}", err=True)
     fates = {each.fate for each in found.leftovers}
     sys.exit(1 if fates & {"failed", "to be removed"} or (found.unseen and not found.denied) else 0)
+
+
+@cli.command("log-level")
+@click.argument("level", type=click.Choice(["debug", "info", "warning", "error"]))
+@_state_dir
+def log_level(level: str, state_dir: str) -> None:
+    """Change what the running daemon logs, until it ends.
+
+    SIGHUP does so too: to debug and, the next time, back to LOG_LEVEL.
+    """
+    from caa.admin import Client  # noqa: PLC0415  see the docstring of `caa/cli/__init__.py`
+
+    Client(_folder("state-dir", state_dir)).set_log_level(level)
 
 
 def _ask(state_dir: Path, online: Callable[["Client"], T], offline: Callable[[], T]) -> T:

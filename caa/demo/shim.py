@@ -30,6 +30,10 @@ class Shim:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection to the agent, as a shim that dies does."""
         if self._agent is not None:
             await self._agent.close()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from caa import __version__
+from caa.cli.group import cli
 from caa.demo import CAA, Child
 from caa.fakecloud import FakeCloudSettings, LocalCloud
 
@@ -51,6 +53,12 @@ async def refused(cloud: LocalCloud, *flags: str, **environ: str) -> tuple[int, 
     async with Child.running(command, log, environ=settings, keep_environ=False) as child:
         status = await child.process.wait()
     return status, log.read_text()
+
+
+def test_every_command_is_in_the_help() -> None:
+    told = run(str(BIN / "caa"), "--help").stdout
+    assert all(re.search(rf"^  {name} ", told, re.MULTILINE) for name in cli.commands)
+    assert max(map(len, told.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", ["caa", "cloud-api-adaptor"])

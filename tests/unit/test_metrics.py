@@ -185,7 +185,7 @@ def test_an_observer_never_raises(metrics: Metrics, monkeypatch: pytest.MonkeyPa
         metrics.on_step("s", Step.LAUNCHED)
         metrics.on_call(call())
         metrics.on_rpc("StartVM", Code.OK, 1.0)
-    assert [log["observer"] for log in logs] == ["on_step", "on_call", "on_rpc"]
+    assert [log["observer"] for log in logs] == ["Metrics.on_step", "Metrics.on_call", "Metrics.on_rpc"]
 
 
 def test_two_in_one_process_do_not_add_up(metrics: Metrics) -> None:
