@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Icaa/proto=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types proto proto-check bench clean iproute2
+.PHONY: help demo test lint format types proto proto-check manifests image-proof podvm-proof bench clean iproute2 debootstrap
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,19 @@ proto-check: $(VENV)/dev
 	diff -r --exclude=__init__.py --exclude=__pycache__ "$$fresh/caa/proto" caa/proto || \
 	{ echo "caa/proto is not what proto/ says: run make proto and commit the result" >&2; exit 1; }
 
+manifests: $(VENV)/dev $(BIN)/kustomize ## Check the manifests in deploy/ (needs Go, to build kustomize)
+	@$(BIN)/python -m pytest --quiet tests/deploy
+
+$(BIN)/kustomize: | $(VENV)/bin/python
+	@echo "Building kustomize (once) …"
+	@GOBIN="$(abspath $(BIN))" go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+
+image-proof podvm-proof: %-proof: $(VENV)/dev iproute2 debootstrap
+	@$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider --capture=no deploy/proof/test_$*.py
+
+image-proof: ## Follow the Dockerfile without a container engine, and run the daemon in what comes out (root)
+podvm-proof: ## Make a pod VM image of a bare Debian, and boot it in namespaces (root)
+
 bench: $(VENV)/dev iproute2 ## All benchmarks: tables here, JSON and pictures in bench/out
 	@mkdir -p bench/out
 	@for file in bench/*.py; do echo "== $$file"; $(SUDO) $(BIN)/python $$file || exit 1; done
@@ -52,6 +65,10 @@ APT    := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 iproute2:
 	@command -v ip >/dev/null && command -v tc >/dev/null || \
 	{ echo "Installing iproute2 …" && $(APT) update -qq && $(APT) install -y -qq iproute2 >/dev/null; }
+
+debootstrap:
+	@command -v debootstrap >/dev/null || \
+	{ echo "Installing debootstrap …" && $(APT) update -qq && $(APT) install -y -qq debootstrap >/dev/null; }
 
 # Debian and Ubuntu split venv from Python; what else is needed comes from PyPI.
 $(VENV)/bin/python:
