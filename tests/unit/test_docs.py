@@ -9,16 +9,22 @@ from pathlib import Path
 
 import click
 import pytest
+from prometheus_client import CollectorRegistry
 
 import caa.cli  # noqa: F401  makes the commands
 from caa.cli.group import cli
-from caa.config import options
+from caa.config import options, reaper_options
 from caa.providers.alibabacloud.errors import RULES
+from caa.reaper.metrics import ReaperMetrics
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("*.md")]
+)
 TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text()
 GUIDE = (ROOT / "docs" / "alibabacloud.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+ALERTS = (ROOT / "deploy" / "kustomize" / "components" / "monitoring" / "prometheusrule.yaml").read_text()
 
 ELSEWHERE = {"fakecloud", "kata_agent", "demo"}
 """What runs in no cluster."""
@@ -92,6 +98,21 @@ def test_every_refusal_to_start_is_explained(where: str, words: str) -> None:
     assert plain(words) in plain(TROUBLESHOOTING), f"{where}: {words!r} is not in docs/troubleshooting.md"
 
 
+def test_every_alert_leads_to_a_recipe() -> None:
+    alerts = re.findall(r"- alert: (\w+)", ALERTS)
+    table = OPERATIONS.partition("## Alerts")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| .*\|$", table, re.MULTILINE) == alerts
+
+
+def test_every_metric_of_the_reaper_is_explained() -> None:
+    registry = CollectorRegistry()
+    ReaperMetrics(registry)
+    families = [(family, "_total" if family.type == "counter" else "") for family in registry.collect()]
+    assert set(re.findall(r"^\| `(caa_reaper_\w+)` \|", OPERATIONS, re.MULTILINE)) == {
+        family.name + suffix for family, suffix in families
+    }
+
+
 def test_settings_of_the_guide_exist() -> None:
     table = GUIDE.partition("## Settings")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \| .*? \| (.*?) \|$", table, re.MULTILINE)
@@ -106,9 +127,9 @@ def test_settings_of_the_guide_exist() -> None:
 
 
 def test_variables_that_pages_name_exist() -> None:
-    known = {name for option in options() for name in option.env}
+    known = {name for option in (*options(), *reaper_options()) for name in option.env}
     for page in PAGES:
-        for name in re.findall(r"\b(?:ALIBABA_?CLOUD|PODVM|CAA)_\w+\b", page.read_text()):
+        for name in re.findall(r"\b(?:ALIBABA_?CLOUD|PODVM|CAA|REAPER)_\w+\b", page.read_text()):
             assert name in known, f"{page.name}: {name}"
 
 
