@@ -100,7 +100,9 @@ async def test_nothing_is_left(node: "Node", actions: tuple[str, ...], when: str
                 await hanging.at(action, stop)
         assert len(node.cloud.leftovers()) > 0
         await hanging.until_killed(daemon)
-        await asyncio.wait([start for _, start in starts.values()])
+        for shim, start in starts.values():
+            await start
+            await shim.close()
     async with node.daemon_with(*flags):
         await node.nothing_is_left(actions[0].lower())
     assert node.ever_created <= len(actions)

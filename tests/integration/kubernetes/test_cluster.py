@@ -60,7 +60,7 @@ async def test_object_of_another_instance_is_left_alone(anywhere: Any) -> None:
     uid, name = (await add_pod(anywhere, "web")).metadata.uid, object_name("web")
     await anywhere.cluster.claim(anywhere.namespace, "web", uid, name, "i-1", "sandbox-1")
     with pytest.raises(AlreadyExistsError, match=name):
-        await anywhere.cluster.claim(anywhere.namespace, "web", uid, name, "i-2")
+        await anywhere.cluster.claim(anywhere.namespace, "web", uid, name, "i-2", "sandbox-2")
     assert await anywhere.cluster.disclaim(anywhere.namespace, name, "i-2")
     found = await anywhere.admin.get(PeerPod, name, namespace=anywhere.namespace)
     assert found["metadata"]["finalizers"] == ["peer.pod/finalizer"]
