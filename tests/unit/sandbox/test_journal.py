@@ -51,6 +51,7 @@ def a_sandbox(sandbox_id: str = "s1", slot: int = 0) -> Sandbox:
     )
 
 
+@settings(max_examples=25)  # each is a dozen nested values
 @given(sandboxes)
 def test_a_record_is_what_was_written(sandbox: Sandbox) -> None:
     assert Sandbox.from_json(sandbox.to_json()) == sandbox
