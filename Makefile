@@ -7,6 +7,9 @@ SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Icaa/proto=proto
 
+# Many tests wait more than they compute.
+WORKERS := $(shell echo $$(($$(nproc) * 2)))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format types proto proto-check manifests image-proof podvm-proof bench clean iproute2 debootstrap
 
@@ -17,7 +20,7 @@ demo: $(VENV)/runtime ## One pod in one VM, from end to end, on this machine (ro
 	@$(SUDO) $(BIN)/caa demo
 
 test: $(VENV)/dev iproute2 ## All tests (those that need root are skipped without it)
-	@$(BIN)/python -m pytest --numprocesses auto $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
 
 lint: $(VENV)/dev proto-check types ## Style, types, and whether the generated code is current
 	$(BIN)/ruff check .

@@ -88,7 +88,7 @@ async def test_a_plain_pod_takes_few_calls(
         await vm.release()
         assert node.outcomes("RunInstances") == {"ok": 1}
         assert node.outcomes("DeleteInstance") == {"ok": 1}
-        assert node.describes() <= (6 if number == 0 else 4)
+        assert node.describes() <= 6
         assert len(node.calls) == 2 + node.describes()
     await nothing_left(cloud)
 
