@@ -98,8 +98,8 @@ class Claims:
             if not window.expired():
                 raise
         except httpx2.HTTPStatusError as error:
-            # Told here, since its body was never read, or it came amid the watch and belongs to no answer. The
-            # client leaves a streamed answer open that is an error.
+            # Told here, since its body was never read, or it came amid the watch and belongs to no answer.
+            # lightkube leaves a streamed answer open that is an error.
             if error.response is not None:
                 await error.response.aclose()
             code = error.status.code if isinstance(error, ApiError) else error.response.status_code
