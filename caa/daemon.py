@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _GRACE = 20.0
-"""Seconds that calls and removals in flight are given at the end. Kubernetes kills a pod after 30."""
+"""Seconds that calls and removals in flight are given at the end. The manifests give the pod 60 in all."""
 
 _LAST_ANSWERS = 1.0
 """Seconds after that for callers to be told."""
