@@ -40,9 +40,8 @@ def _run() -> NoReturn:
         sys.exit(130)
     except ConfigError as error:
         problems = "\n".join(f"  {line}" for line in str(error).splitlines())
-        click.echo(
-            f"caa: can't start with these settings:\n{problems}\nSee `caa alibabacloud --help`.", err=True
-        )
+        command = " ".join(["caa", *sys.argv[1:2]])
+        click.echo(f"caa: can't start with these settings:\n{problems}\nSee `{command} --help`.", err=True)
         sys.exit(2)
     except CaaError as error:
         click.echo(f"caa: {error}", err=True)
